@@ -1,0 +1,20 @@
+# Each target does its own set-up: the virtual environment .venv is made once, and made anew when setup.cfg changes.
+PYTHON ?= python3
+STAMP := .venv/installed
+
+.PHONY: quickstart test clean
+
+quickstart: $(STAMP)
+	.venv/bin/domainfusion quickstart
+
+test: $(STAMP)
+	.venv/bin/python -m pytest
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache quickstart
+	find domainbed_domainfusion tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,37 @@
+"""The frozen diffusion model as one run uses it: prompts, candidate sampler and Latent Distillation, from hparams."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..diffusion.candidates import CandidateSampler
+from ..diffusion.distillation import LatentDistillation
+from ..diffusion.model import LatentDiffusion
+from ..diffusion.prompts import Prompts
+from ..hparams import ldm_source
+
+
+@dataclass
+class DiffusionSide:
+    """φ and what is asked of it. Not a module: a classifier that holds it does not save, count or move it."""
+
+    ldm: LatentDiffusion
+    candidates: CandidateSampler
+    distillation: LatentDistillation
+
+    @classmethod
+    def load(cls, hparams: dict[str, Any], class_names: list[str], device: torch.device) -> "DiffusionSide":
+        """Load φ (once per process) on the classifier's device; raises InputError if it cannot be used."""
+        dtype = hparams["ldm_dtype"]
+        if dtype == "auto":
+            dtype = "float16" if device.type == "cuda" else "float32"
+        ldm = LatentDiffusion.load(ldm_source(hparams["ldm"]), device=device, dtype=dtype,
+                                   revision=hparams["ldm_revision"])
+        ldm.check_image_size(hparams["image_size"])
+        prompts = Prompts(ldm, class_names, hparams["prompt_template"])
+        candidates = CandidateSampler(ldm, prompts, steps=hparams["denoising_steps"], strength=hparams["strength"],
+                                      guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"])
+        distillation = LatentDistillation(ldm, prompts, draws=hparams["ld_draws"], weighting=hparams["ld_weighting"],
+                                          gradient=hparams["ld_gradient"], corruption=hparams["ld_corruption"])
+        return cls(ldm, candidates, distillation)

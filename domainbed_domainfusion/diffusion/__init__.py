@@ -1,0 +1,1 @@
+"""Everything that touches the frozen latent diffusion model; diffusers and transformers are imported here only."""

@@ -1,0 +1,100 @@
+"""N_c candidates for a batch of images by image-to-image diffusion: Algorithm 1, line 7."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ..errors import InputError
+from .model import LatentDiffusion
+from .prompts import Prompts
+
+
+@dataclass
+class Candidates:
+    """N candidates for each of B images."""
+
+    images: Tensor  # (B, N, 3, S, S) float32 in [-1, 1]
+    latents: Tensor  # (B, N, C, h, w), scaled, in the LDM's dtype
+
+
+class CandidateSampler:
+    """Image-to-image diffusion as diffusers' StableDiffusionImg2ImgPipeline does it, for many images at once.
+
+    Each candidate has its own seed, and a `torch.Generator` on the CPU: the pipeline's result for the same image,
+    prompt and generator is the same up to float noise, whatever else is in the batch.
+    """
+
+    def __init__(self, ldm: LatentDiffusion, prompts: Prompts, steps: int = 12, strength: float = 0.8,
+                 guidance_scale: float = 7.5, scheduler: str = "ddim", batch_size: int | None = None) -> None:
+        """steps: of the whole schedule, of which the part `strength` in (0, 1] is run; guidance_scale: at most 1
+        means no guidance; scheduler: see `LatentDiffusion.scheduler`; batch_size: candidates per U-Net call (twice
+        as many rows with guidance), None for all. Raises InputError if no step would be run.
+        """
+        self.ldm, self.prompts = ldm, prompts
+        self.steps, self.strength, self.guidance_scale = steps, strength, guidance_scale
+        self.scheduler, self.batch_size = scheduler, batch_size
+        if not 0 < strength <= 1 or int(steps * strength) < 1:
+            raise InputError(f"{steps} denoising steps at strength {strength} leave no step to run: strength must lie "
+                             "in (0, 1] and steps x strength must be at least 1.")
+        self.evaluations: int = len(self._schedule()[1])
+
+    @torch.no_grad()
+    def sample(self, images: Tensor, labels: Tensor, seeds: list[list[int]]) -> Candidates:
+        """images (B, 3, S, S) in [-1, 1], labels (B,), seeds B lists of N -> N candidates per image.
+
+        Raises InputError if the LDM's dtype cannot hold its own activations (a float16 overflow).
+        """
+        generators = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
+        per_image = len(seeds[0])
+        posterior = self.ldm.posterior(images)
+        sources = torch.arange(len(images), device=self.ldm.device).repeat_interleave(per_image)
+        start = self._posterior_samples(posterior, sources, generators) * self.ldm.scaling_factor
+        embeddings = self.prompts.matched(labels)
+        size = self.batch_size or len(generators)
+        latents = torch.cat([
+            self._denoise(start[at:at + size], embeddings[sources[at:at + size]], generators[at:at + size])
+            for at in range(0, len(generators), size)])
+        decoded = self.ldm.decode(latents)
+        if not decoded.isfinite().all():
+            raise InputError(f"Generated images are not finite in {self.ldm.dtype}: run the LDM in bfloat16 or float32.")
+        shape = (len(images), per_image)
+        return Candidates(decoded.unflatten(0, shape), latents.unflatten(0, shape))
+
+    def _posterior_samples(self, posterior, sources: Tensor, generators: list[torch.Generator]) -> Tensor:
+        noise = _noise(generators, posterior.mean)
+        return posterior.mean[sources] + posterior.std[sources] * noise
+
+    def _denoise(self, latents: Tensor, embeddings: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """From clean latents (n, C, h, w) to noised to denoised ones."""
+        scheduler, timesteps = self._schedule()
+        options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        latents = scheduler.add_noise(latents, _noise(generators, latents), timesteps[:1].repeat(len(latents)))
+        guided = self.guidance_scale > 1
+        if guided:
+            embeddings = torch.cat([self.prompts.unconditional.expand_as(embeddings), embeddings])
+        for t in timesteps:
+            model_input = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
+            noise = self.ldm.predict_noise(model_input, t.expand(len(model_input)), embeddings)
+            if guided:
+                unconditional, conditional = noise.chunk(2)
+                noise = unconditional + self.guidance_scale * (conditional - unconditional)
+            latents = scheduler.step(noise, t, latents, **options, return_dict=False)[0]
+        return latents
+
+    def _schedule(self) -> tuple:
+        """A fresh scheduler (solvers keep a history) and the timesteps that the pipeline would run."""
+        scheduler = self.ldm.scheduler(self.scheduler)
+        scheduler.set_timesteps(self.steps, device=self.ldm.device)
+        skipped = (self.steps - min(int(self.steps * self.strength), self.steps)) * scheduler.order
+        if callable(getattr(scheduler, "set_begin_index", None)):
+            scheduler.set_begin_index(skipped)
+        return scheduler, scheduler.timesteps[skipped:]
+
+
+def _noise(generators: list[torch.Generator], like: Tensor) -> Tensor:
+    """One draw from each generator, as the pipeline draws it: (n, *like.shape[1:])."""
+    return torch.cat([randn_tensor((1, *like.shape[1:]), generator=generator, device=like.device, dtype=like.dtype)
+                      for generator in generators])

@@ -1,0 +1,154 @@
+"""Where a latent diffusion model lies and whether it can be used, found out without reading a weight.
+
+Needs neither diffusers nor transformers, so a run can call `check_source` before anything slow.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from ..errors import InputError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+FILES = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/*"]
+FILES += [f"{part}/{name}" for part, weights in WEIGHTS.items() for name in ("config.json", weights)]
+FILES += [f"{part}/{weights}.index.json" for part, weights in WEIGHTS.items()]
+FILES += [f"{part}/{weights[:-12]}-*-of-*.safetensors" for part, weights in WEIGHTS.items()]
+
+
+def check_source(source: str, revision: str | None = None) -> Path:
+    """The local folder of `source`, once its layout has been checked.
+
+    source: a local folder in diffusers' Stable Diffusion 1.x layout, or a hub id such as
+    "CompVis/stable-diffusion-v1-4". A hub id already in the hub's cache is taken from there without asking the
+    network; otherwise its safetensors files are downloaded now. No weight is read and no pickle is ever opened.
+    Raises InputError (one sentence with the remedy) for everything that could not be loaded later.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        raise InputError(f"{path} is a single file: save the model as a folder in diffusers' layout (diffusers' "
+                         "from_single_file, then save_pretrained) and give that.")
+    if path.is_dir():
+        check_folder(path)
+    elif HUB_ID.fullmatch(source):
+        path = _from_hub(source, revision)
+    else:
+        raise InputError(f"The latent diffusion model {source} does not exist: give an existing Stable Diffusion "
+                         "1.x folder in diffusers' layout or a hub id such as CompVis/stable-diffusion-v1-4.")
+    return path.resolve()
+
+
+def check_folder(folder: Path) -> None:
+    """InputError unless `folder` is a complete Stable Diffusion 1.x folder with safetensors weights."""
+    index = _json(folder, "model_index.json")
+    for part, meaning in (("text_encoder_2", "SDXL"), ("transformer", "a transformer, not a U-Net")):
+        if index.get(part, [None])[0] is not None:
+            _refuse(folder, f"it has a {part} ({meaning})")
+    unet, vae, text = (_json(folder, f"{part}/config.json") for part in WEIGHTS)
+    scheduler = _json(folder, "scheduler/scheduler_config.json")
+    _check_tokenizer(folder)
+    _check_configs(folder, unet, vae, text, scheduler)
+    for part, weights in WEIGHTS.items():
+        _check_weights(folder / part, weights)
+
+
+def _check_configs(folder: Path, unet: dict, vae: dict, text: dict, scheduler: dict) -> None:
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction != "epsilon":
+        _refuse(folder, f"it predicts {prediction}, not epsilon")
+    if unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+        _refuse(folder, f"its U-Net is a {unet['_class_name']}")
+    if vae.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+        _refuse(folder, f"its VAE is a {vae['_class_name']}, not an AutoencoderKL")
+    if unet.get("addition_embed_type") or unet.get("class_embed_type") or unet.get("encoder_hid_dim"):
+        _refuse(folder, "its U-Net takes more conditions than the text")
+    latents, given, predicted = vae.get("latent_channels", 4), unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if not latents == given == predicted:
+        _refuse(folder, f"its U-Net maps {given} to {predicted} channels where the VAE has {latents} "
+                        "(an inpainting or depth model?)")
+    wanted, offered = unet.get("cross_attention_dim", 1280), text.get("hidden_size", 512)
+    if wanted != offered:
+        _refuse(folder, f"its U-Net attends to {wanted}-dimensional text but the text encoder gives {offered}")
+
+
+def _check_tokenizer(folder: Path) -> None:
+    tokenizer = folder / "tokenizer"
+    if not (tokenizer / "tokenizer.json").is_file():
+        for name in ("vocab.json", "merges.txt"):
+            if not (tokenizer / name).is_file():
+                _incomplete(folder, f"tokenizer/{name}")
+
+
+def _check_weights(part: Path, weights: str) -> None:
+    shards = [weights]
+    if (part / f"{weights}.index.json").is_file():
+        shards = sorted(set(_json(part, f"{weights}.index.json")["weight_map"].values()))
+    for shard in shards:
+        if not (part / shard).is_file():
+            pickled = sorted(path.name for path in part.glob("*.bin"))
+            if pickled:
+                raise InputError(f"{part} has only pickled weights ({pickled[0]}), which are never read: save the "
+                                 "model again as safetensors (save_pretrained with safe_serialization=True).")
+            _incomplete(part.parent, f"{part.name}/{shard}")
+        _check_safetensors(part / shard)
+
+
+def _check_safetensors(path: Path) -> None:
+    """The header must be readable and the file as long as the header says."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length < path.stat().st_size else None
+        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        whole = path.stat().st_size == 8 + length + end
+    except (ValueError, TypeError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path} is damaged or only partly downloaded: delete it and fetch it again.")
+
+
+def _from_hub(source: str, revision: str | None) -> Path:
+    """The snapshot folder: from the cache if it is complete there, else downloaded (safetensors and configs only)."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=FILES, local_files_only=True))
+        check_folder(folder)
+        return folder
+    except (LocalEntryNotFoundError, InputError):
+        pass  # not in the cache, or only in part
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=FILES))
+    except Exception as error:  # the hub's client raises its own, its transport's and the system's errors
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError(f"The latent diffusion model {source} is neither a folder here nor in the hub's cache and "
+                         f"could not be downloaded ({type(error).__name__}: {reason}): run once with a network and "
+                         "without HF_HUB_OFFLINE, or give a local folder.") from error
+    check_folder(folder)
+    return folder
+
+
+def _json(folder: Path, name: str) -> dict:
+    path = folder / name
+    if not path.is_file():
+        _incomplete(folder, name)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): fetch the model again.") from error
+
+
+def _incomplete(folder: Path, name: str) -> None:
+    raise InputError(f"The latent diffusion model in {folder} is incomplete, {name} is missing: fetch it again, or "
+                     "give a folder in diffusers' Stable Diffusion 1.x layout.")
+
+
+def _refuse(folder: Path, reason: str) -> None:
+    raise InputError(f"The model in {folder} does not have the Stable Diffusion 1.x layout: {reason}; use one that "
+                     "has it, such as CompVis/stable-diffusion-v1-4.")

@@ -1,0 +1,188 @@
+"""The frozen latent diffusion model (LDM) φ: the one adapter between diffusers and everything else.
+
+Images are (B, 3, S, S) in [-1, 1]; latents (B, C, S / f, S / f), multiplied by the VAE's scaling factor.
+"""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .layout import check_source
+
+__all__ = ["LatentDiffusion", "check_source"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+SCHEDULERS = {"ddim": "DDIMScheduler", "pndm": "PNDMScheduler", "dpmsolver++": "DPMSolverMultistepScheduler"}
+SCHEDULER_OPTIONS = {"pndm": {"skip_prk_steps": True}, "dpmsolver++": {"algorithm_type": "dpmsolver++"}}
+DECODER_SLICE = 2**20  # pixels decoded at once: ten 320x320 images
+
+_loaded: dict = {}
+
+
+class LatentDiffusion:
+    """A Stable Diffusion 1.x model, frozen, in eval mode, shared by everything in the process.
+
+    Not an `nn.Module`, and its networks hide behind it: a module that holds one as an attribute has none of it in
+    its state_dict or parameters; `copy.deepcopy` gives the same object, and a pickle holds its name only.
+    """
+
+    def __init__(self, folder: Path, source: str, device: torch.device, dtype: str, revision: str | None) -> None:
+        """Use `LatentDiffusion.load`, which keeps one per process."""
+        self.source, self.device, self.dtype, self.revision = source, device, DTYPES[dtype], revision
+        self._folder, self._dtype_name = folder, dtype
+        self._unet, self._vae = (_frozen(part).to(device) for part in _networks(folder, self.dtype))
+        self._scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        self._text_encoder = None  # read at the first `embed`
+        self.alphas_cumprod = self.scheduler("ddim").alphas_cumprod.to(device)  # ᾱ_t, (T,) float32
+        self.num_train_timesteps = len(self.alphas_cumprod)
+        self.scaling_factor: float = self._vae.config.scaling_factor
+        self.scale_factor: int = 2 ** (len(self._vae.config.block_out_channels) - 1)  # pixels per latent
+        self.latent_channels: int = self._vae.config.latent_channels
+
+    @classmethod
+    def load(cls, source: str, *, device, dtype: str = "float32", revision: str | None = None) -> "LatentDiffusion":
+        """The model from a hub id or a local folder; one load per process.
+
+        device: anything `torch.device` takes; dtype: float32, float16, bfloat16 or float64.
+        Raises InputError (see `layout.check_source`).
+        """
+        if dtype not in DTYPES:
+            raise InputError(f"The LDM's dtype {dtype} is unknown: use one of {', '.join(DTYPES)}.")
+        folder = check_source(source, revision)
+        device = _indexed(torch.device(device))
+        key = (str(folder), revision, dtype, device)
+        if key not in _loaded:
+            _loaded[key] = cls(folder, source, device, dtype, revision)
+        return _loaded[key]
+
+    def __deepcopy__(self, memo) -> "LatentDiffusion":
+        return self
+
+    def __copy__(self) -> "LatentDiffusion":
+        return self
+
+    def __reduce__(self):
+        return _load, (self.source, str(self.device), self._dtype_name, self.revision)
+
+    def embed(self, prompts: list[str]) -> Tensor:
+        """Text embeddings (n, L, D), as diffusers' pipeline makes them.
+
+        Raises InputError for a prompt longer than the text encoder reads, and for two different prompts that its
+        tokenizer cannot tell apart (words it does not know).
+        """
+        tokenizer, encoder = self._text()
+        ids = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                        return_tensors="pt").input_ids
+        for prompt, tokens in zip(prompts, tokenizer(prompts).input_ids):
+            if len(tokens) > tokenizer.model_max_length:
+                raise InputError(f"The prompt {prompt!r} has {len(tokens)} tokens but the text encoder of {self.source} "
+                                 f"reads {tokenizer.model_max_length}: shorten the template or the class name.")
+        seen: dict = {}
+        for prompt, row in zip(prompts, ids.tolist()):
+            other = seen.setdefault(tuple(row), prompt)
+            if other != prompt:
+                raise InputError(f"The tokenizer of {self.source} does not know the words that tell {prompt!r} from "
+                                 f"{other!r}: use other class names, another prompt template or another LDM.")
+        with torch.no_grad():
+            return encoder(ids.to(self.device))[0]
+
+    def drop_text_encoder(self) -> None:
+        """Free the text encoder's memory; a later `embed` reads it again."""
+        self._text_encoder = None
+
+    def posterior(self, images: Tensor):
+        """The VAE's diagonal Gaussian (mean, std, sample) over latents not yet scaled; differentiable in images."""
+        return self._vae.encode(images.to(self.device, self.dtype)).latent_dist
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Scaled latents z: the posterior's mean times the scaling factor; differentiable in images."""
+        return self.posterior(images).mean * self.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images of scaled latents, float32, clamped to [-1, 1]; in slices that bound the memory."""
+        pixels = latents[0, 0].numel() * self.scale_factor**2
+        slices = latents.to(self.device, self.dtype).split(max(1, DECODER_SLICE // pixels))
+        images = [self._vae.decode(part / self.scaling_factor).sample for part in slices]
+        return torch.cat(images).float().clamp(-1, 1)
+
+    def predict_noise(self, latents: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
+        """ε_φ(z_t, t, c) of latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents."""
+        return self._unet(latents.to(self.device, self.dtype), timesteps.to(self.device),
+                          encoder_hidden_states=embeddings.to(self.device, self.dtype)).sample
+
+    def scheduler(self, name: str):
+        """A fresh diffusers scheduler with the folder's noise schedule: ddim, pndm, dpmsolver++, or the folder's own.
+
+        Like diffusers' pipeline it never clips latents to [-1, 1] and starts at timestep 1 (steps_offset).
+        """
+        import diffusers
+
+        if name not in (*SCHEDULERS, "folder"):
+            raise InputError(f"The scheduler {name} is unknown: use one of {', '.join(SCHEDULERS)}, folder.")
+        kind = SCHEDULERS.get(name, self._scheduler_config["_class_name"])
+        config = {**self._scheduler_config, **SCHEDULER_OPTIONS.get(name, {}), "steps_offset": 1, "clip_sample": False}
+        return getattr(diffusers, kind).from_config(config)
+
+    def check_image_size(self, size: int) -> None:
+        """InputError unless images of size x size pixels give whole latents that survive the U-Net's levels."""
+        step = self.scale_factor
+        smallest = step * 2 ** (len(self._unet.config.block_out_channels) - 1)
+        if size % step or size < smallest:
+            below = max(smallest, size // step * step)
+            sizes = " or ".join(str(near) for near in dict.fromkeys([below, max(smallest, -(-size // step) * step)]))
+            raise InputError(f"An image size of {size} does not fit {self.source}, which needs a multiple of {step} "
+                             f"pixels from {smallest} on: use {sizes}.")
+
+    def _text(self) -> tuple:
+        if self._text_encoder is None:
+            from transformers import CLIPTextModel, CLIPTokenizer
+
+            tokenizer = CLIPTokenizer.from_pretrained(self._folder / "tokenizer", local_files_only=True)
+            with _no_progress_bar():
+                encoder = CLIPTextModel.from_pretrained(
+                    self._folder / "text_encoder", use_safetensors=True, local_files_only=True)
+            self._text_encoder = tokenizer, _frozen(encoder).to(self.device).to(self.dtype)
+        return self._text_encoder
+
+
+def _load(source: str, device: str, dtype: str, revision: str | None) -> LatentDiffusion:
+    return LatentDiffusion.load(source, device=device, dtype=dtype, revision=revision)
+
+
+def _networks(folder: Path, dtype: torch.dtype) -> tuple:
+    """The U-Net and the VAE."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype}
+    return (UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options),
+            AutoencoderKL.from_pretrained(folder, subfolder="vae", **options))
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return network.eval().requires_grad_(False)
+
+
+def _indexed(device: torch.device) -> torch.device:
+    """"cuda" and "cuda:0" are one device."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+@contextmanager
+def _no_progress_bar():
+    """A load of a few tensors needs no bar of its own between the run's lines."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

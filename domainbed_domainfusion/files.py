@@ -1,0 +1,37 @@
+"""Atomic file writing: a reader sees the old file or the new one, never half of either."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Callable, Union
+
+from .errors import InputError
+
+
+def write_atomically(path: Union[str, Path], content: Union[str, bytes, Callable[[str], None]]) -> None:
+    """Write `content` to a temporary file beside `path`, then rename it into place.
+
+    `content` is text, bytes, or a function that writes the file whose name it is given (for libraries that
+    save by name). Folders are made as needed. Raises InputError if the disk is full or not writable; what was
+    at `path` before is then still there.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        if callable(content):
+            content(temporary)
+        else:
+            Path(temporary).write_bytes(content.encode() if isinstance(content, str) else content)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"Cannot write {path} ({error.strerror or error}): free some space or choose another "
+                         "output folder; nothing that was there before has been lost.") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)

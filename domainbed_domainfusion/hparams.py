@@ -1,0 +1,182 @@
+"""Every hparam that the plugin adds, in one table: name, default, search, meaning, source.
+
+Sources: "S" is the paper's supplement, "A" its abstract, "host" DomainBed's own habit, "ours" a choice that the paper
+leaves open. A value is drawn exactly as the host draws its own: from `RandomState(seed_hash(random_seed, name))`.
+"""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+import numpy as np
+
+from . import host
+from .errors import InputError
+from .pocket import LDM_FOLDER
+
+PAPER_LEARNING_RATES = (1e-4, 3e-4, 5e-4, 7e-4, 9e-4, 1e-3)
+PAPER_CANDIDATES = (1, 3, 5)
+
+#: Datasets that DomainBed's registry does not know, and the one of its own whose defaults they take.
+HOST_EQUIVALENT = {"DigitStyles": "RotatedMNIST"}
+#: Datasets of digits or of random tensors, for which the embedded diffusion model is the sensible default.
+POCKET_DATASETS = ("Debug28", "Debug224", "RotatedMNIST", "ColoredMNIST", "DigitStyles")
+
+#: Names that the hparam `ldm` takes beside hub ids and folders.
+EMBEDDED_LDM = {"pocket": LDM_FOLDER}
+
+
+def ldm_source(name: str) -> str:
+    """The hub id or folder that the hparam `ldm` means."""
+    return EMBEDDED_LDM.get(name, name)
+
+
+@dataclass(frozen=True)
+class Hparam:
+    """One row of the table."""
+
+    name: str
+    default: Any
+    valid: Callable[[Any], bool]
+    range: str  # what `valid` accepts, in words
+    meaning: str
+    source: str
+    pocket: Any = None  # the default on POCKET_DATASETS where it differs
+    search: Optional[tuple] = None  # values that a random draw chooses from; None: always the default
+
+    def default_for(self, dataset: str) -> Any:
+        return self.pocket if self.pocket is not None and dataset in POCKET_DATASETS else self.default
+
+    def draw(self, dataset: str, random_seed: int) -> Any:
+        """The host's way: each name has a generator of its own, so no hparam's draw moves another's."""
+        if self.search is None:
+            return self.default_for(dataset)
+        random_state = np.random.RandomState(host.lib.misc.seed_hash(random_seed, self.name))
+        return self.search[random_state.choice(len(self.search))]
+
+
+def _number(low: float, high: float = float("inf"), open_low: bool = False) -> tuple[Callable[[Any], bool], str]:
+    def valid(value):
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return plain and (low < value if open_low else low <= value) and value <= high
+    return valid, (f"a number {'above' if open_low else 'from'} {low:g}" + (f" to {high:g}" if high < 1e300 else ""))
+
+
+def _integer(low: int, high: float = float("inf")) -> tuple[Callable[[Any], bool], str]:
+    in_range, text = _number(low, high)
+    return (lambda value: in_range(value) and isinstance(value, int)), text.replace("a number", "a whole number")
+
+
+def _one_of(*values: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value in values), "one of " + ", ".join(values)
+
+
+FLAG = (lambda value: isinstance(value, bool)), "true or false"
+TEXT = (lambda value: isinstance(value, str) and value != ""), "a text"
+TEMPLATE = (lambda value: isinstance(value, str) and value.count("{}") == 1), "a text with one {} for the class name"
+NAMES = ((lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))),
+         "null, or a list with one text per class in label order")
+OPTIONAL_TEXT = (lambda value: value is None or isinstance(value, str)), "null or a text"
+TRUE_FALSE_FILE = (lambda value: isinstance(value, (bool, str))), "true, false or the path of a .safetensors file"
+
+#: For every algorithm of the host, ours or not. They are accepted in --hparams; a run that does not name them keeps
+#: exactly the host's own hparams.
+BACKBONE = (
+    Hparam("backbone", "host", *TEXT, "host (its own choice), resnet18, resnet50, regnety_16gf_swag, mnist_cnn (the "
+           "host's small CNN at any image size), or any timm name", "host"),
+    Hparam("pretrained", True, *TRUE_FALSE_FILE, "the named backbone's published weights, none, or a local file",
+           "host"),
+)
+
+SAM = (
+    Hparam("rho", 0.05, *_number(0, open_low=True), "radius of the neighbourhood in weight space",
+           "Foret et al. 2021", search=(0.01, 0.02, 0.05, 0.1)),
+)
+
+DOMAINFUSION = (
+    # learning
+    Hparam("lr", 1e-4, *_number(0, open_low=True), "Adam's learning rate at step 0", "S (searched; default ours)",
+           pocket=1e-3, search=PAPER_LEARNING_RATES),
+    Hparam("lr_schedule", "cosine", *_one_of("cosine", "constant"), "over the run's real length, to zero", "S"),
+    Hparam("weight_decay", 5e-4, *_number(0), "Adam's weight decay", "S"),
+    Hparam("batch_size", 16, *_integer(1), "images per training domain and step", "S"),
+    Hparam("lambda1", 1.0, *_number(0), "weight of the raw minibatch's cross-entropy", "S"),
+    Hparam("lambda2", 0.5, *_number(0), "weight of the Latent Distillation loss", "S"),
+    Hparam("lambda3", 0.5, *_number(0), "weight of the generated minibatch's cross-entropy", "S"),
+    # the frozen diffusion model
+    Hparam("ldm", "CompVis/stable-diffusion-v1-4", *TEXT, "hub id or folder of a Stable Diffusion 1.x, or pocket, "
+           "the embedded one", "S", pocket="pocket"),
+    Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
+    Hparam("ldm_dtype", "auto", *_one_of("auto", "float32", "float16", "bfloat16"),
+           "auto: float32 on a CPU, float16 on a GPU", "ours"),
+    Hparam("image_size", 320, *_integer(8), "pixels a side inside the diffusion model", "S", pocket=32),
+    Hparam("prompt_template", "a photo of a {}", *TEMPLATE, "prompt of a class; no domain name is in it", "ours"),
+    Hparam("class_names", None, *NAMES, "replaces the dataset's own class names in the prompts", "ours"),
+    # generation: Algorithm 1, lines 4 to 13
+    Hparam("candidates", 3, *_integer(1), "N_c, images generated for each one kept", "S", search=PAPER_CANDIDATES),
+    Hparam("generation_interval", 5, *_integer(1), "Itv, epochs from one round of generation to the next", "S"),
+    Hparam("generation_budget", 0, *_integer(0), "images replaced in a round, over all domains; 0: every one", "ours"),
+    Hparam("updating", True, *FLAG, "true: a round starts from earlier results; false: one round, in the first epoch",
+           "S"),
+    Hparam("sampling_strategy", True, *FLAG, "choose content and style among the candidates; false: one candidate, "
+           "as it is", "S"),
+    Hparam("content_weight", 0.4, *_number(0, 1), "lambda_s, similarity against confidence in the choice of content",
+           "S"),
+    Hparam("content_feature", "classifier", *_one_of("classifier", "content"), "what the cosine compares: the "
+           "classifier's features, or the instance-normalised image itself", "ours"),
+    Hparam("style_space", "pixel", *_one_of("pixel", "latent"), "where style and content are separated", "ours"),
+    Hparam("style_divergence", "poisson", *_one_of("poisson", "softmax"), "the KL between two vectors", "ours"),
+    Hparam("denoising_steps", 12, *_integer(1, 1000), "steps of the whole schedule; strength runs a part of them",
+           "ours (S: fewer than 50)"),
+    Hparam("strength", 0.8, *_number(0, 1, open_low=True), "share of the schedule that image-to-image runs", "S"),
+    Hparam("guidance_scale", 7.5, *_number(0), "classifier-free guidance; 1 and less: none", "S"),
+    Hparam("scheduler", "ddim", *_one_of("ddim", "pndm", "dpmsolver++", "folder"), "solver; folder: the model's own",
+           "ours"),
+    Hparam("generation_batch", 8, *_integer(1), "source images in one batch of generation", "ours", pocket=32),
+    Hparam("gallery", 2, *_integer(0), "images per domain whose versions are kept as pictures", "ours"),
+    # Latent Distillation: Algorithm 2
+    Hparam("ld_gradient", "full", *_one_of("full", "sds"), "through the U-Net as listed, or without its Jacobian",
+           "S / A"),
+    Hparam("ld_input", "generated", *_one_of("generated", "raw"), "which minibatch it sees", "S (listing)"),
+    Hparam("ld_corruption", "contrast", *_one_of("contrast", "blur", "pepper", "mask", "none"),
+           "how the confidence corrupts the image", "S"),
+    Hparam("ld_draws", 1, *_integer(1), "T, draws of (t, noise) per image", "ours"),
+    Hparam("ld_weighting", "uniform", *_one_of("uniform", "one_minus_alpha_bar", "snr"), "w[t]", "ours"),
+    Hparam("ld_images", 0, *_integer(0), "images of the minibatch that it sees in a step; 0: all", "ours"),
+)
+
+TABLES = {"SAM": SAM, "DomainFusion": BACKBONE + DOMAINFUSION}
+ROWS = {row.name: row for row in (*BACKBONE, *SAM, *DOMAINFUSION)}
+
+
+def added_defaults(algorithm: str, dataset: str) -> dict[str, Any]:
+    """What the plugin adds to (or replaces in) the host's default hparams of a pair; plain JSON values."""
+    return {row.name: row.default_for(dataset) for row in TABLES.get(algorithm, ())}
+
+
+def added_draws(algorithm: str, dataset: str, random_seed: int) -> dict[str, Any]:
+    """The same for the host's random hparams."""
+    return {row.name: row.draw(dataset, random_seed) for row in TABLES.get(algorithm, ())}
+
+
+#: Rows whose name the host uses too: their ranges bind our algorithm, not the host's.
+HOST_NAMES = ("lr", "weight_decay", "batch_size")
+
+
+def check_values(hparams: dict[str, Any]) -> None:
+    """Raise InputError for the first value out of its range; keys that are not in our table are passed over."""
+    for name, value in hparams.items():
+        row = ROWS.get(name)
+        if row is not None and not row.valid(value):
+            raise InputError(f"The hparam {name} is {value!r}, but must be {row.range}: {row.meaning}.")
+    if hparams.get("backbone", "host") == "host" and hparams.get("pretrained", True) is not True:
+        raise InputError("The hparam pretrained needs a named backbone, because the host's own choice always loads its "
+                         "weights: add for example \"backbone\": \"resnet18\" to --hparams.")
+
+
+def check_names(names: list[str], known: set[str]) -> None:
+    """Raise InputError for the first name that is not among `known`; it names the nearest known one."""
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)
+            raise InputError(f"Nobody knows the hparam {name!r} in --hparams: did you mean {nearest[0]!r}?")

@@ -1,0 +1,64 @@
+"""The algorithms: ERM, and whatever `register` adds."""
+
+from typing import Any, Dict, List, Optional, Tuple, Type
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from . import networks
+from .lib.lookup import class_named
+
+ALGORITHMS = ["ERM"]
+
+Minibatches = List[Tuple[torch.Tensor, torch.Tensor]]
+
+
+def get_algorithm_class(algorithm_name: str) -> Type["Algorithm"]:
+    """The algorithm of that name, registered ones included; raises InputError with the nearest name if there is none."""
+    return class_named(globals(), algorithm_name, Algorithm, "algorithm", ALGORITHMS)
+
+
+class Algorithm(nn.Module):
+    """What `scripts.train` trains: `update` makes one step, `predict` gives logits."""
+
+    def __init__(self, input_shape: Tuple[int, int, int], num_classes: int, num_domains: int, hparams: Dict[str, Any]):
+        super().__init__()
+        self.hparams = hparams
+
+    def update(self, minibatches: Minibatches, unlabeled: Optional[List[torch.Tensor]] = None) -> Dict[str, float]:
+        """One step on [(x (B, C, H, W), y (B,))], one pair per training domain; returns numbers to log, always the same keys.
+
+        `unlabeled` holds one batch per test domain when the task is domain adaptation.
+        """
+        raise NotImplementedError
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> logits (B, num_classes)."""
+        raise NotImplementedError
+
+
+class ERM(Algorithm):
+    """Empirical risk minimisation (Vapnik 1998): cross-entropy on all domains' batches together, Adam."""
+
+    def __init__(self, input_shape: Tuple[int, int, int], num_classes: int, num_domains: int, hparams: Dict[str, Any]):
+        super().__init__(input_shape, num_classes, num_domains, hparams)
+        self.featurizer = networks.Featurizer(input_shape, hparams)
+        self.classifier = networks.Classifier(self.featurizer.n_outputs, num_classes, hparams["nonlinear_classifier"])
+        self.network = nn.Sequential(self.featurizer, self.classifier)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=hparams["lr"],
+                                          weight_decay=hparams["weight_decay"])
+
+    def update(self, minibatches: Minibatches, unlabeled: Optional[List[torch.Tensor]] = None) -> Dict[str, float]:
+        x, y = (torch.cat(parts) for parts in zip(*minibatches))
+        loss = F.cross_entropy(self.predict(x), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.item()}
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x)
+
+
+from .. import register  # noqa: E402,F401  (last: it adds to this module; a DomainBed checkout gets the same line)

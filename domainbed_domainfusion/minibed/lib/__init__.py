@@ -1,0 +1,1 @@
+"""What the scripts share: splits and printing, loaders, records and queries over them."""

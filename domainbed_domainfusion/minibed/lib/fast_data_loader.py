@@ -1,0 +1,55 @@
+"""Loaders whose worker processes live as long as the run: one endless stream of batches each."""
+
+from typing import Iterable, Iterator, List, Optional
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, WeightedRandomSampler
+
+
+class _Endless:
+    """Draws from a sampler again and again."""
+
+    def __init__(self, sampler: Iterable[List[int]]):
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[List[int]]:
+        while True:
+            yield from self.sampler
+
+
+def _stream(dataset: Dataset, batches: BatchSampler, num_workers: int) -> Iterator:
+    return iter(DataLoader(dataset, num_workers=num_workers, batch_sampler=_Endless(batches)))
+
+
+class InfiniteDataLoader:
+    """Batches for ever, drawn with replacement: uniformly, or by the weights (N,) if given. Its length is undefined."""
+
+    def __init__(self, dataset: Dataset, weights: Optional[torch.Tensor], batch_size: int, num_workers: int):
+        if weights is None:
+            sampler = RandomSampler(dataset, replacement=True)
+        else:
+            sampler = WeightedRandomSampler(weights, num_samples=batch_size, replacement=True)
+        self._batches = _stream(dataset, BatchSampler(sampler, batch_size, drop_last=True), num_workers)
+
+    def __iter__(self) -> Iterator:
+        while True:
+            yield next(self._batches)
+
+    def __len__(self) -> int:
+        raise ValueError("an InfiniteDataLoader has no length")
+
+
+class FastDataLoader:
+    """Every example once per pass, in random order, the last batch as small as it comes."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, num_workers: int):
+        batches = BatchSampler(RandomSampler(dataset, replacement=False), batch_size, drop_last=False)
+        self._length = len(batches)
+        self._batches = _stream(dataset, batches, num_workers)
+
+    def __iter__(self) -> Iterator:
+        for _ in range(self._length):
+            yield next(self._batches)
+
+    def __len__(self) -> int:
+        return self._length

@@ -1,0 +1,1 @@
+"""The command lines: `train`, `sweep`, `collect_results`, `list_top_hparams`."""

@@ -1,0 +1,119 @@
+"""Pixels as the classifier, the diffusion model and the store see them, and the ways between.
+
+- classifier: (B, C, H, W), normalised with the transform's mean and std (image folders) or raw in [0, 1];
+- diffusion model: (B, 3, S, S) in [-1, 1];
+- store: (B, 3, S, S) uint8.
+"""
+
+import copy
+from typing import Any, Optional
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision import transforms
+
+
+class PixelRange:
+    """What the host's classifier eats: its shape (C, H, W), and the mean and std that its transform subtracts."""
+
+    def __init__(self, input_shape: tuple, mean: Optional[tuple] = None, std: Optional[tuple] = None):
+        self.channels, self.height, self.width = input_shape
+        self.mean = torch.tensor(mean or [0.0] * self.channels).view(-1, 1, 1)
+        self.std = torch.tensor(std or [1.0] * self.channels).view(-1, 1, 1)
+
+    @classmethod
+    def of(cls, input_shape: tuple, dataset: Optional[Any]) -> "PixelRange":
+        """Read mean and std from the transform of the host's dataset; without one, pixels are raw in [0, 1]."""
+        for environment in getattr(dataset, "datasets", ()):
+            normalize = _find_normalize(getattr(environment, "transform", None))
+            if normalize is not None:
+                return cls(input_shape, tuple(normalize.mean), tuple(normalize.std))
+        return cls(input_shape)
+
+    def to_diffusion(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        """Classifier's (B, C, H, W) → (B, 3, size, size) in [-1, 1]; what lies outside the pixel range is clipped."""
+        x = (x.float() * self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
+        return _resize(to_rgb(x), (size, size)) * 2 - 1
+
+    def to_classifier(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) in [-1, 1] → the classifier's input, as the host's evaluation transform makes it."""
+        x = from_rgb(_resize(images.float() / 2 + 0.5, (self.height, self.width)), self.channels)
+        return (x - self.mean.to(x.device)) / self.std.to(x.device)
+
+
+def to_store(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) in [-1, 1] → uint8 on the CPU, rounded to the nearest level."""
+    return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def from_store(images: torch.Tensor) -> torch.Tensor:
+    """uint8 → float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_rgb(x: torch.Tensor) -> torch.Tensor:
+    """(…, C, H, W) → three channels: grey is repeated, two channels (ColoredMNIST) get an empty third."""
+    channels = x.shape[-3]
+    if channels == 1:
+        return x.expand(*x.shape[:-3], 3, *x.shape[-2:])
+    return torch.cat([x, torch.zeros_like(x[..., :1, :, :])], dim=-3) if channels == 2 else x
+
+
+def from_rgb(x: torch.Tensor, channels: int) -> torch.Tensor:
+    """The way back: the mean of the three for grey, the first two for two."""
+    return x.mean(dim=-3, keepdim=True) if channels == 1 else x[..., :channels, :, :]
+
+
+def _resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _find_normalize(transform: Any) -> Optional[transforms.Normalize]:
+    if isinstance(transform, transforms.Normalize):
+        return transform
+    steps = transform.transforms if isinstance(transform, transforms.Compose) else ()
+    return next((found for found in map(_find_normalize, steps) if found is not None), None)
+
+
+def without_transform(dataset: Dataset) -> Dataset:
+    """The same examples before the host's transform: PIL images, or tensors where there is no transform."""
+    if isinstance(dataset, ConcatDataset):
+        return ConcatDataset([without_transform(part) for part in dataset.datasets])
+    if isinstance(dataset, Subset):
+        return Subset(without_transform(dataset.dataset), dataset.indices)
+    if getattr(dataset, "transform", None) is None:
+        return dataset
+    bare = copy.copy(dataset)  # shallow: the host's own object keeps its transform
+    bare.transform = None
+    return bare
+
+
+def transform_of(dataset: Dataset) -> Any:
+    """The host's transform of an environment (training's, for a training environment), or None for tensors."""
+    if isinstance(dataset, ConcatDataset):
+        return transform_of(dataset.datasets[0])
+    if isinstance(dataset, Subset):
+        return transform_of(dataset.dataset)
+    return getattr(dataset, "transform", None)
+
+
+def stored_version(image: Any, size: int) -> torch.Tensor:
+    """One raw example, PIL or (C, H, W) tensor in [0, 1] → (3, size, size) uint8, resized as diffusers does it."""
+    if isinstance(image, Image.Image):
+        pixels = np.array(image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS))
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+    unit = _resize(to_rgb(image.float().clamp(0, 1))[None], (size, size))[0]
+    return (unit * 255).round().to(torch.uint8)
+
+
+def training_version(stored: torch.Tensor, dataset: Dataset, pixel_range: PixelRange) -> torch.Tensor:
+    """One stored image → the classifier's input, through the host's own training transform where there is one."""
+    transform = transform_of(dataset)
+    if transform is None:
+        return pixel_range.to_classifier(from_store(stored)[None])[0]
+    return transform(Image.fromarray(stored.permute(1, 2, 0).numpy()))

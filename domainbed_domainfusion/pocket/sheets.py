@@ -1,0 +1,136 @@
+"""Pictures of what the pocket LDM makes, and a count of how many of them can be read.
+
+    python -m domainbed_domainfusion.pocket.sheets --ldm DIR
+
+writes samples.png, training_curve.png and README.md into the folder: rows of text-to-image samples, one class a row;
+pairs of rows of image-to-image from each environment of DigitStyles, originals above results; the loss curves; and
+the accuracy of a judge, a small CNN trained on renders in random styles, on both kinds of samples. The judge and the
+originals shown are never used in training.
+"""
+
+import argparse
+import json
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Dict, List
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm, trange
+
+from ..files import write_atomically
+from ..seeding import generator_of
+from . import CLASS_NAMES, digit_styles, pretraining
+
+PROMPT = "a photo of a {}"
+STEPS, GUIDANCE, STRENGTHS = 10, 5., (.6, .8, .95)
+PER_CLASS = 20
+JUDGE_RENDERS, JUDGE_STEPS, JUDGE_SEED = 6_000, 900, 1_000_001
+
+
+def write_sheet(images: np.ndarray, columns: int, path: str, zoom: int = 2) -> None:
+    """Images (n, 3, H, W) uint8 as a PNG of that many columns, n a multiple of it, each pixel zoom x zoom."""
+    from PIL import Image
+    n, _, height, width = images.shape
+    page = images.reshape(n // columns, columns, 3, height, width).transpose(0, 3, 1, 4, 2)
+    picture = Image.fromarray(page.reshape(n // columns * height, columns * width, 3))
+    content = BytesIO()
+    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(content, "PNG")
+    write_atomically(path, content.getvalue())
+
+
+def load_pipelines(folder: str) -> tuple:
+    """diffusers' text-to-image and image-to-image pipelines of that folder, float32, DDIM."""
+    from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+    make = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False, torch_dtype=torch.float32)
+    make.scheduler = DDIMScheduler.from_config(make.scheduler.config)
+    make.set_progress_bar_config(disable=True)
+    change = StableDiffusionImg2ImgPipeline(**make.components, requires_safety_checker=False)
+    change.set_progress_bar_config(disable=True)
+    return make, change
+
+
+def _to_uint8(images: torch.Tensor) -> np.ndarray:
+    return (images.clamp(0, 1) * 255 + .5).to(torch.uint8).numpy()
+
+
+@torch.no_grad()
+def text_to_image(make, per_class: int, seed: int = 0) -> np.ndarray:
+    """(10 * per_class, 3, 32, 32) uint8, class after class."""
+    pictures = []
+    for name in tqdm(CLASS_NAMES, desc="text-to-image"):
+        generators = [generator_of("sheet", seed, name, n) for n in range(per_class)]
+        made = make([PROMPT.format(name)] * per_class, height=32, width=32, num_inference_steps=2 * STEPS,
+                    guidance_scale=GUIDANCE, generator=generators, output_type="pt").images
+        pictures.append(_to_uint8(made))
+    return np.concatenate(pictures)
+
+
+@torch.no_grad()
+def image_to_image(change, originals: np.ndarray, digits: np.ndarray, strength: float, seed: int = 0) -> np.ndarray:
+    """Originals (n, 3, 32, 32) uint8 of these digits (n,), each changed once; STEPS evaluations whatever strength."""
+    generators = [generator_of("sheet", seed, "image", n) for n in range(len(originals))]
+    made = change([PROMPT.format(CLASS_NAMES[digit]) for digit in digits],
+                  image=torch.from_numpy(originals).float() / 255, strength=strength, generator=generators,
+                  num_inference_steps=round(STEPS / strength), guidance_scale=GUIDANCE, output_type="pt").images
+    return _to_uint8(made)
+
+
+def train_judge() -> torch.nn.Module:
+    """A small CNN that reads digits: trained on renders of its own seed, whatever their style."""
+    images, digits = pretraining.render_many(JUDGE_SEED, 0, JUDGE_RENDERS)
+    images, digits = torch.from_numpy(images), torch.from_numpy(digits)
+    torch.manual_seed(JUDGE_SEED)
+    layers, channels = [], 3
+    for width in (32, 64, 128):
+        layers += [torch.nn.Conv2d(channels, width, 3, padding=1), torch.nn.BatchNorm2d(width), torch.nn.ReLU(),
+                   torch.nn.MaxPool2d(2)]
+        channels = width
+    judge = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Dropout(.3), torch.nn.Linear(2048, 10))
+    optimiser = torch.optim.AdamW(judge.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=JUDGE_STEPS)
+    for _ in trange(JUDGE_STEPS, desc="judge", mininterval=5):
+        batch = torch.randint(len(images), (96,))
+        loss = F.cross_entropy(judge(images[batch].float() / 127.5 - 1), digits[batch])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return judge.eval()
+
+
+@torch.no_grad()
+def read(judge: torch.nn.Module, images: np.ndarray, digits: np.ndarray) -> float:
+    """The share of images (n, 3, 32, 32) uint8 in which the judge reads these digits (n,)."""
+    return (judge(torch.from_numpy(images).float() / 127.5 - 1).argmax(1).numpy() == digits).mean().item()
+
+
+def judge_folder(folder: str) -> Dict[str, float]:
+    """Writes samples.png into the folder; the judge's accuracy on renders, originals and samples."""
+    judge = train_judge()
+    make, change = load_pipelines(folder)
+    shown = 20
+    rows: List[np.ndarray] = []
+    scores = {"renders it was not trained on": read(judge, *pretraining.render_many(JUDGE_SEED + 1, 0, 1000))}
+    made = text_to_image(make, PER_CLASS)
+    rows.append(made)
+    scores["text-to-image"] = read(judge, made, np.repeat(np.arange(10), PER_CLASS))
+    # The last images of every environment; which they are does not matter, since the LDM saw none.
+    count = 10 * PER_CLASS
+    digits = digit_styles.labels()[-count:]
+    originals = {"H": digit_styles.handwritten()[-count:]}
+    for name in digit_styles.LOOKS:
+        last = range(10 * digit_styles.PER_CLASS - count, 10 * digit_styles.PER_CLASS)
+        originals[name] = np.stack([digit_styles.render(name, index) for index in last])
+    for name, images in tqdm(originals.items(), desc="image-to-image"):
+        scores[f"{name}: originals"] = read(judge, images, digits)
+        rows.append(images[:shown])
+        for strength in STRENGTHS:
+            changed = image_to_image(change, images, digits, strength)
+            scores[f"{name}: image-to-image, strength {strength}"] = read(judge, changed, digits)
+            rows.append(changed[:shown])
+    write_sheet(np.concatenate(rows), shown, str(Path(folder) / "samples.png"))
+    return scores

@@ -1,0 +1,184 @@
+"""Trains the pocket LDM from nothing and writes it as a Stable Diffusion 1.x folder.
+
+    python -m domainbed_domainfusion.pocket.train_ldm --output DIR --seed 0
+
+Digits are rendered in any style (`pretraining`), a VAE is trained on them, then a U-Net and a text encoder together
+on the VAE's latents, as Rombach et al. 2022 do. About 70 minutes on two CPU cores; `--scale 0.01` tries it out.
+"""
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import trange
+
+from ..errors import InputError
+from ..files import write_atomically
+from ..seeding import seed_of
+from . import ldm_folder, pretraining
+
+RENDERS, VAE_STEPS, UNET_STEPS = 60_000, 2_600, 7_600
+VAE_BATCH, UNET_BATCH = 64, 96
+KL_WEIGHT, EDGE_WEIGHT, EMPTY_PROMPTS, EMA_DECAY = 2e-3, .5, .12, .999
+SNAPSHOT_STEPS = 1_500
+Losses = Dict[str, List[float]]
+
+
+def _optimiser(parameters: list, peak: float, steps: int) -> Tuple[torch.optim.Optimizer, object]:
+    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(.9, .99), weight_decay=.01)
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=.1)
+
+
+def _step(loss: torch.Tensor, parameters: list, optimiser: torch.optim.Optimizer, schedule: object) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.)
+    optimiser.step()
+    schedule.step()
+
+
+def plain_attention(module: torch.nn.Module) -> None:
+    """Attention written out: on a CPU its backward pass is several times faster than the fused one's at 64 tokens."""
+    from diffusers.models.attention_processor import AttnProcessor
+    module.set_attn_processor(AttnProcessor())
+
+
+def to_model(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images (B, 3, H, W) as float32 in [-1, 1], channels last."""
+    return (images.float() / 127.5 - 1).to(memory_format=torch.channels_last)
+
+
+def _edges(difference: torch.Tensor) -> torch.Tensor:
+    """Mean absolute horizontal and vertical gradient of a difference of images (B, 3, H, W)."""
+    return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+
+
+def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Losses) -> None:
+    """L1 + edges + KL on images (N, 3, 32, 32) uint8; appends the L1, on [-1, 1], to losses["vae"]."""
+    plain_attention(vae.train())
+    parameters = list(vae.parameters())
+    optimiser, schedule = _optimiser(parameters, 2e-3, steps)
+    bar = trange(steps, desc="VAE", mininterval=5)
+    for _ in bar:
+        x = to_model(images[torch.randint(len(images), (VAE_BATCH,))])
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(x).latent_dist
+            y = vae.decode(posterior.sample()).sample
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        difference = y.float() - x
+        kl = .5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()
+        l1 = difference.abs().mean()
+        _step(l1 + EDGE_WEIGHT * _edges(difference) + KL_WEIGHT * kl, parameters, optimiser, schedule)
+        losses["vae"].append(l1.item())
+        losses["kl"].append(kl.item())
+        bar.set_postfix(l1=f"{np.mean(losses['vae'][-50:]):.4f}", kl=f"{kl.item():.2f}", refresh=False)
+    vae.eval()
+
+
+@torch.no_grad()
+def encode_all(vae: torch.nn.Module, images: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation, each (N, 4, 8, 8) float32, of the posterior of every image."""
+    means, deviations = [], []
+    for start in trange(0, len(images), 256, desc="encode", mininterval=5):
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(to_model(images[start:start + 256])).latent_dist
+        means.append(posterior.mean.float())
+        deviations.append(posterior.std.float())
+    return torch.cat(means), torch.cat(deviations)
+
+
+@torch.no_grad()
+def _follow(average: torch.nn.Module, module: torch.nn.Module, decay: float) -> None:
+    for slow, fast in zip(average.parameters(), module.parameters()):
+        slow.lerp_(fast, 1 - decay)
+
+
+def train_unet(parts: ldm_folder.Parts, latents: Tuple[torch.Tensor, torch.Tensor], digits: torch.Tensor, steps: int,
+               losses: Losses, snapshot) -> ldm_folder.Parts:
+    """Noise prediction (Ho et al. 2020, L_simple) on latents; returns the moving average of U-Net and text encoder.
+
+    latents: mean and deviation, each (N, 4, 8, 8), drawn from anew at every use; digits: (N,); snapshot(parts, step)
+    is called every SNAPSHOT_STEPS.
+    """
+    unet, text_encoder = parts.unet.train(), parts.text_encoder.train()
+    plain_attention(unet)
+    average = parts._replace(unet=copy.deepcopy(unet).eval(), text_encoder=copy.deepcopy(text_encoder).eval())
+    captions = pretraining.prompts()
+    tokens = torch.tensor(parts.tokenizer(list(captions), padding="max_length", truncation=True).input_ids)
+    alphas = ldm_folder.make_scheduler().alphas_cumprod
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimiser, schedule = _optimiser(parameters, 2e-3, steps)
+    bar = trange(steps, desc="U-Net", mininterval=5)
+    for step in bar:
+        batch = torch.randint(len(digits), (UNET_BATCH,))
+        z = (latents[0][batch] + latents[1][batch] * torch.randn(UNET_BATCH, 4, 8, 8)) * parts.vae.config.scaling_factor
+        prompt = torch.randint(len(pretraining.TEMPLATES), (UNET_BATCH,)) * 10 + digits[batch]
+        prompt[torch.rand(UNET_BATCH) < EMPTY_PROMPTS] = len(captions) - 1
+        t, noise = torch.randint(len(alphas), (UNET_BATCH,)), torch.randn_like(z)
+        a = alphas[t].view(-1, 1, 1, 1)
+        noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            words = text_encoder(tokens).last_hidden_state[prompt]
+            predicted = unet(noisy, t, words).sample
+        loss = F.mse_loss(predicted.float(), noise)
+        _step(loss, parameters, optimiser, schedule)
+        decay = min(EMA_DECAY, (step + 1) / (step + 10))
+        _follow(average.unet, unet, decay)
+        _follow(average.text_encoder, text_encoder, decay)
+        losses["unet"].append(loss.item())
+        bar.set_postfix(loss=f"{np.mean(losses['unet'][-100:]):.4f}", refresh=False)
+        if (step + 1) % SNAPSHOT_STEPS == 0:
+            snapshot(average, step + 1)
+    return average
+
+
+def train(output: str, seed: int, scale: float) -> None:
+    """The whole training; `output` is rewritten with the average so far at every snapshot and at the end."""
+    started = time.time()
+    images, digits = pretraining.render_many(seed, 0, max(256, round(RENDERS * scale)))
+    images, digits = torch.from_numpy(images), torch.from_numpy(digits)
+    torch.manual_seed(seed_of("pocket LDM", seed))
+    parts = ldm_folder.make_parts()
+    for part in parts[:3]:
+        part.to(memory_format=torch.channels_last)
+    losses: Losses = {"vae": [], "kl": [], "unet": []}
+    seconds = {"render": time.time() - started}
+
+    def save(average: ldm_folder.Parts, step: int) -> None:
+        seconds["all"] = time.time() - started
+        ldm_folder.save_folder(average, output)
+        record = {"seed": seed, "scale": scale, "renders": len(images), "unet_steps_done": step,
+                  "threads": torch.get_num_threads(), "seconds": seconds, "losses": losses,
+                  "latent_scaling_factor": parts.vae.config.scaling_factor}
+        write_atomically(Path(output) / "training.json", json.dumps(record))
+
+    vae_steps, unet_steps = (max(2, round(steps * scale)) for steps in (VAE_STEPS, UNET_STEPS))
+    train_vae(parts.vae, images, vae_steps, losses)
+    seconds["vae"] = time.time() - started - seconds["render"]
+    latents = encode_all(parts.vae, images)
+    spread = (latents[0].var() + latents[1].square().mean()).sqrt().item()
+    parts.vae.register_to_config(scaling_factor=round(1 / spread, 5))
+    save(parts, 0)
+    save(train_unet(parts, latents, digits, unet_steps, losses, save), unet_steps)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", required=True, help="folder to write the model to")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=1., help="this fraction of all renders and steps")
+    arguments = parser.parse_args()
+    if not 0 < arguments.scale <= 10:
+        raise InputError(f"--scale is {arguments.scale}: give a fraction above 0, 1 for the whole training.")
+    train(arguments.output, arguments.seed, arguments.scale)
+
+
+if __name__ == "__main__":
+    main()

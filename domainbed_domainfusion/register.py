@@ -1,0 +1,111 @@
+"""The one import that DomainBed needs: adds our algorithms, hparams, datasets and launchers to the host.
+
+`import domainbed_domainfusion.register` at the end of the host's `algorithms.py` runs in every process it starts
+(train, sweep, collect_results, its tests) before any name is looked up. Doing it twice changes nothing.
+"""
+
+import functools
+from typing import Callable
+
+from . import context, hparams, host
+
+_MARK = "_domainfusion_registered"
+
+
+def register() -> None:
+    """Add everything to the host; idempotent. Bad `--hparams` end the process here with one sentence."""
+    if getattr(host.algorithms, _MARK, False):
+        return
+    setattr(host.algorithms, _MARK, True)
+    _add_algorithms()
+    _add_hparams()
+    _add_datasets()
+    _add_launchers()
+    _add_backbones()
+    _report_to_context()
+    from . import checks
+    checks.check_command_line()
+
+
+def _add_algorithms() -> None:
+    from .algorithms.domainfusion import DomainFusion
+    from .algorithms.sam import SAM
+    for algorithm in (SAM, DomainFusion):
+        setattr(host.algorithms, algorithm.__name__, algorithm)
+        host.algorithms.ALGORITHMS.append(algorithm.__name__)
+
+
+def _add_hparams() -> None:
+    registry = host.hparams_registry
+    registry.default_hparams = _with_defaults(registry.default_hparams)
+    registry.random_hparams = _with_draws(registry.random_hparams)
+
+
+def _with_defaults(default_hparams: Callable) -> Callable:
+    @functools.wraps(default_hparams)
+    def wrapped(algorithm, dataset):
+        values = default_hparams(algorithm, hparams.HOST_EQUIVALENT.get(dataset, dataset))
+        return {**values, **hparams.added_defaults(algorithm, dataset)}
+    return wrapped
+
+
+def _with_draws(random_hparams: Callable) -> Callable:
+    @functools.wraps(random_hparams)
+    def wrapped(algorithm, dataset, seed):
+        values = random_hparams(algorithm, hparams.HOST_EQUIVALENT.get(dataset, dataset), seed)
+        return {**values, **hparams.added_draws(algorithm, dataset, seed)}
+    return wrapped
+
+
+def _add_datasets() -> None:
+    from .pocket.digit_styles import digit_styles_class
+    dataset = digit_styles_class()
+    setattr(host.datasets, dataset.__name__, dataset)
+    host.datasets.DATASETS.append(dataset.__name__)
+
+
+def _add_launchers() -> None:
+    from .launchers import LAUNCHERS
+    host.command_launchers.REGISTRY.update(LAUNCHERS)
+
+
+def _add_backbones() -> None:
+    from .backbones import featurizer_or
+    host.networks.Featurizer = featurizer_or(host.networks.Featurizer)
+
+
+def _report_to_context() -> None:
+    """Let the host's constructors report what they build, and stop it where it would fail late or hang."""
+    from . import checks
+    datasets, loaders = host.datasets, host.module("lib.fast_data_loader")
+
+    def dataset(self, *args, **kwargs):
+        context.dataset_built(self)
+
+    def image_folder(self, root, *args, **kwargs):
+        checks.check_image_folder(root, self.ENVIRONMENTS)
+
+    def training_loader(self, dataset, weights, batch_size, num_workers):
+        checks.check_batch(dataset, batch_size, weights)
+        context.training_loader_built(dataset, batch_size)
+
+    def evaluation_loader(self, dataset, *args, **kwargs):
+        context.evaluation_loader_built(dataset)
+
+    _before_init(datasets.MultipleDomainDataset, dataset)
+    _before_init(datasets.MultipleEnvironmentImageFolder, image_folder)
+    _before_init(loaders.InfiniteDataLoader, training_loader)
+    _before_init(loaders.FastDataLoader, evaluation_loader)
+
+
+def _before_init(cls: type, call: Callable) -> None:
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def wrapped(self, *args, **kwargs):
+        call(self, *args, **kwargs)
+        original(self, *args, **kwargs)
+    cls.__init__ = wrapped
+
+
+register()

@@ -1,0 +1,32 @@
+"""One page from any sweep folder: its accuracies, what lies behind them, and the published numbers beside them."""
+
+from pathlib import Path
+
+from .. import host
+from ..errors import InputError
+from ..files import write_atomically
+
+
+def write(input_dir: Path, output: Path) -> list[Path]:
+    """Write the page of a sweep folder to `output`, and its tables beside it as .md and .tex; return the three paths.
+
+    The sweep folder is only read; damaged lines, unfinished and missing jobs are named on the page. Raises InputError
+    if there is no sweep there, if `output` is a folder or would be one of its own companions, or if the host's own
+    imports are not installed.
+    """
+    if output.is_dir() or output.suffix in (".md", ".tex"):
+        raise InputError(f"--output {output} is not the name of a page: give one that ends in .html.")
+    try:
+        host.module("algorithms")
+    except ModuleNotFoundError as error:
+        raise InputError(f"The host {host.NAME} needs {error.name}: pip install 'domainbed-domainfusion[domainbed]'."
+                         ) from error
+    from .content import content_of
+    from .jobs import read_sweep
+    from .page import html
+    from .tables import latex, markdown
+    content = content_of(read_sweep(input_dir))
+    paths = [output, output.with_suffix(".md"), output.with_suffix(".tex")]
+    for path, text in zip(paths, (html(content), markdown(content), latex(content))):
+        write_atomically(path, text)
+    return paths

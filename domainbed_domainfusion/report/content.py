@@ -1,0 +1,191 @@
+"""What the page says, before any markup: one `Content` from a sweep folder."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from .. import host
+from . import published, results
+from .cost import Cost, costs
+from .curves import Figure, figures
+from .gallery import Gallery, read_gallery
+from .gaps import Gap, find_gaps
+from .jobs import Job, SweepFolder
+from .results import Choice, Row, Table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method's published accuracy on a dataset beside ours, in percent; None where there is no number."""
+
+    method: str
+    backbone: str
+    published: Optional[float]
+    ours: Optional[float]
+
+    @property
+    def difference(self) -> Optional[float]:
+        """Ours minus published, in percentage points."""
+        return None if self.published is None or self.ours is None else self.ours - self.published
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What training-domain validation chose for one cell and trial, and the job that it chose."""
+
+    algorithm: str
+    environment: str
+    choice: Choice
+    job: Optional[Job]
+
+
+@dataclass(frozen=True)
+class Hparams:
+    """The chosen runs of one algorithm: what is the same in all of them, and what varies."""
+
+    algorithm: str
+    common: dict[str, Any]
+    varying: tuple[str, ...]
+    chosen: tuple[Chosen, ...]
+
+
+@dataclass(frozen=True)
+class GalleryOf:
+    """The gallery of one chosen run."""
+
+    algorithm: str
+    environment: str
+    job: Job
+    gallery: Gallery
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """Everything about one dataset; `tables[0]` is training-domain validation."""
+
+    name: str
+    tables: tuple[Table, ...]
+    comparisons: tuple[Comparison, ...]
+    hparams: tuple[Hparams, ...]
+    figures: tuple[Figure, ...]
+    galleries: tuple[GalleryOf, ...]
+    costs: tuple[Cost, ...]
+    styles: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def anchor(self) -> str:
+        """The name as an id of the page."""
+        return re.sub(r"\W+", "-", self.name).lower()
+
+    @property
+    def ranking(self) -> list[Row]:
+        """The algorithms with a whole row, best average first."""
+        whole = [row for row in self.tables[0].rows if row.average is not None]
+        return sorted(whole, key=lambda row: -row.average)
+
+
+@dataclass(frozen=True)
+class Content:
+    """The whole page. `unfinished_folders` are the names of job folders without a `done` mark."""
+
+    sweep: SweepFolder
+    host: str
+    datasets: tuple[DatasetPart, ...]
+    gaps: tuple[Gap, ...]
+
+    @property
+    def unfinished_folders(self) -> set[str]:
+        return {job.folder.name for job in self.sweep.unfinished}
+
+
+def content_of(sweep: SweepFolder) -> Content:
+    """Read everything the page shows. The numbers come from the host's own selection methods."""
+    records = sweep.records()
+    by_dataset: dict[str, list[Table]] = {}
+    for table in results.tables(records) if len(records) else ():
+        by_dataset.setdefault(table.dataset, []).append(table)
+    parts = tuple(_dataset_part(sweep, name, tuple(tables)) for name, tables in by_dataset.items())
+    return Content(sweep, host.NAME, parts, tuple(find_gaps(sweep)))
+
+
+def _dataset_part(sweep: SweepFolder, name: str, tables: tuple[Table, ...]) -> DatasetPart:
+    styles = {row.algorithm: number for number, row in enumerate(tables[0].rows)}
+    chosen = _chosen(sweep, tables[0])
+    return DatasetPart(name, tables, tuple(_comparisons(name, tables[0], chosen)), tuple(_hparams(chosen)),
+                       tuple(figures(tables[0].environments, _runs(tables[0], chosen), styles)),
+                       tuple(_galleries(chosen)), tuple(cost for cost in costs(sweep) if cost.dataset == name),
+                       styles, tuple(_notes(sweep, name)))
+
+
+def _chosen(sweep: SweepFolder, table: Table) -> list[Chosen]:
+    jobs = {job.folder.name: job for job in sweep.jobs}
+    return [Chosen(row.algorithm, environment, choice, jobs.get(Path(choice.output_dir).name))
+            for row in table.rows for environment, cell in zip(table.environments, row.cells) if cell is not None
+            for choice in cell.choices]
+
+
+def _runs(table: Table, chosen: list[Chosen]) -> dict[int, dict[str, Job]]:
+    """The job to draw per test environment and algorithm: the chosen one of the first trial."""
+    runs: dict[int, dict[str, Job]] = {}
+    for one in sorted(chosen, key=lambda one: one.choice.trial_seed):
+        if one.job is not None:
+            runs.setdefault(table.environments.index(one.environment), {}).setdefault(one.algorithm, one.job)
+    order = [row.algorithm for row in table.rows]
+    return {env: {name: jobs[name] for name in order if name in jobs} for env, jobs in runs.items()}
+
+
+def _comparisons(dataset: str, table: Table, chosen: list[Chosen]) -> list[Comparison]:
+    """Every published method on the dataset, and ours without a published number, at the backbone that ran."""
+    if dataset not in published.DATASETS:
+        return []
+    levels = {one.algorithm: published.level(one.choice.hparams) for one in chosen}
+    ours = {(row.algorithm, levels.get(row.algorithm, published.RESNET50)): row.average for row in table.rows}
+    wanted = [(method, backbone) for backbone in dict.fromkeys(level for _, level in ours)
+              for method in published.ACCURACY[backbone]]
+    pairs = dict.fromkeys([*wanted, *ours])
+    made = [Comparison(method, backbone, published.accuracy(backbone, method, dataset), ours.get((method, backbone)))
+            for method, backbone in pairs]
+    shown = [one for one in made if one.published is not None or one.ours is not None]
+    return sorted(shown, key=lambda one: -(one.published if one.published is not None else one.ours))
+
+
+def _hparams(chosen: list[Chosen]) -> list[Hparams]:
+    made = []
+    for algorithm in dict.fromkeys(one.algorithm for one in chosen):
+        runs = tuple(one for one in chosen if one.algorithm == algorithm)
+        names = sorted({name for one in runs for name in one.choice.hparams})
+        varying = tuple(name for name in names if len({str(one.choice.hparams.get(name)) for one in runs}) > 1)
+        common = {name: runs[0].choice.hparams[name] for name in names if name not in varying}
+        made.append(Hparams(algorithm, common, varying, runs))
+    return made
+
+
+def _galleries(chosen: list[Chosen]) -> list[GalleryOf]:
+    """The gallery of the first trial's chosen run, per algorithm and test environment."""
+    made, seen = [], set()
+    for one in sorted(chosen, key=lambda one: one.choice.trial_seed):
+        if one.job is None or (one.algorithm, one.environment) in seen:
+            continue
+        gallery = read_gallery(one.job.folder)
+        if gallery is not None:
+            seen.add((one.algorithm, one.environment))
+            made.append(GalleryOf(one.algorithm, one.environment, one.job, gallery))
+    return made
+
+
+def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
+    """What a reader must know before comparing the rows of a dataset."""
+    jobs = [job for job in sweep.jobs if job.rows and job.args["dataset"] == dataset]
+    steps: dict[int, int] = {}
+    for job in jobs:
+        if job.done:
+            steps[job.last_step + 1] = steps.get(job.last_step + 1, 0) + 1
+    notes = []
+    if len(steps) > 1:
+        told = ", ".join(f"{count} of {number:,}" for number, count in sorted(steps.items()))
+        notes.append(f"Finished runs differ in their number of steps ({told} steps): rows are not on equal terms.")
+    if not any(len(job.args["test_envs"]) == 1 for job in jobs):
+        notes.append("Every run has two test environments: training-domain validation and the oracle need runs with one.")
+    return notes

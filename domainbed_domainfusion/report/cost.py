@@ -1,0 +1,59 @@
+"""What a sweep cost, in the paper's units: days of one device for fine-tuning and for generation, images generated."""
+
+from dataclasses import dataclass
+
+from .jobs import Job, SweepFolder
+
+SECONDS_PER_DAY = 86400
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of all jobs of one algorithm on one dataset, evaluation left out. Times in seconds."""
+
+    dataset: str
+    algorithm: str
+    jobs: int
+    steps: int
+    training: float
+    generation: float
+    distillation: float
+    images: float
+    on_gpu: bool
+
+    @property
+    def step(self) -> float:
+        """Seconds per step, generation included."""
+        return self.training / self.steps
+
+    @property
+    def days(self) -> tuple[float, float]:
+        """Days of one device: all of the training loop, and the generation in it."""
+        return self.training / SECONDS_PER_DAY, self.generation / SECONDS_PER_DAY
+
+
+def costs(sweep: SweepFolder) -> list[Cost]:
+    """One entry per (dataset, algorithm) with result rows, in the order of first appearance by name."""
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in sweep.jobs:
+        if job.rows:
+            groups.setdefault((job.args["dataset"], job.args["algorithm"]), []).append(job)
+    return [_cost(dataset, algorithm, groups[dataset, algorithm]) for dataset, algorithm in sorted(groups)]
+
+
+def _cost(dataset: str, algorithm: str, jobs: list[Job]) -> Cost:
+    def total(key: str) -> float:
+        return sum(_sum_over_steps(job.rows, key) for job in jobs)
+
+    return Cost(dataset, algorithm, len(jobs), sum(job.last_step + 1 for job in jobs), total("step_time"),
+                total("generation_seconds"), total("ld_seconds"), total("generated_images"),
+                any(row.get("mem_gb", 0) > 0 for job in jobs for row in job.rows))
+
+
+def _sum_over_steps(rows: list[dict], key: str) -> float:
+    """A row holds the mean per step since the row before it; the sum over all steps weighs it by their number."""
+    total, previous = 0.0, -1
+    for row in sorted(rows, key=lambda row: row["step"]):
+        total += row.get(key, 0.0) * (row["step"] - previous)
+        previous = row["step"]
+    return total

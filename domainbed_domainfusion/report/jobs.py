@@ -1,0 +1,160 @@
+"""A sweep folder as it lies on disk: its jobs, their result rows, and what is wrong with them. It is only read."""
+
+import ast
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from .. import host
+from ..errors import InputError
+
+ARGS_HEADING, HPARAMS_HEADING = "Args:", "HParams:"
+TEXT_ARGS = ("algorithm", "dataset", "data_dir", "output_dir", "hparams", "task")
+ARGS_KINDS = {"algorithm": str, "dataset": str, "test_envs": list, "trial_seed": int, "hparams_seed": int}
+ACCURACY = re.compile(r"env\d+_(in|out)_acc")
+
+
+@dataclass
+class Job:
+    """One job folder: what it was asked to do, what it wrote, and whether it came to its end."""
+
+    folder: Path
+    rows: list[dict] = field(default_factory=list)
+    args: Optional[dict] = None
+    done: bool = False
+    damage: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """E.g. "ERM on DigitStyles, test_envs 0, trial 0, hparams seed 0"; the folder's name if nothing is known."""
+        if self.args is None:
+            return self.folder.name
+        tests = " ".join(str(env) for env in self.args["test_envs"])
+        return (f"{self.args['algorithm']} on {self.args['dataset']}, test_envs {tests}, trial {self.args['trial_seed']}, "
+                f"hparams seed {self.args['hparams_seed']}")
+
+    @property
+    def last_step(self) -> Optional[int]:
+        return max((row["step"] for row in self.rows), default=None)
+
+    @property
+    def last_error(self) -> Optional[str]:
+        """The last line that is not empty in err.txt, None if there is none."""
+        path = self.folder / "err.txt"
+        if not path.is_file():
+            return None
+        lines = path.read_text(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), None)
+
+
+@dataclass
+class SweepFolder:
+    """All jobs of a sweep, in the order in which the host itself would read them."""
+
+    path: Path
+    jobs: list[Job]
+
+    @property
+    def unfinished(self) -> list[Job]:
+        return [job for job in self.jobs if not job.done]
+
+    @property
+    def damage(self) -> list[str]:
+        return [sentence for job in self.jobs for sentence in job.damage]
+
+    def records(self) -> Any:
+        """Every sound row, as the host's own query object (`lib.query.Q`)."""
+        return host.module("lib.query").Q([row for job in self.jobs for row in job.rows])
+
+
+def read_sweep(path: Path) -> SweepFolder:
+    """Read a sweep folder, DomainBed's or minibed's. Damaged lines are left out and told, never an error.
+
+    Raises InputError if the folder is missing or holds no job at all.
+    """
+    if not path.is_dir():
+        raise InputError(f"No sweep folder at {path}: give --input_dir the --output_dir of a sweep.")
+    # The host reads in os.listdir's order, and ties between checkpoints are broken by it.
+    folders = [path / name for name in os.listdir(path)]
+    jobs = [_read_job(folder) for folder in folders if _is_job(folder)]
+    if not jobs:
+        raise InputError(f"No job in {path}: a sweep's --output_dir holds one folder per job, each with out.txt and "
+                         "results.jsonl.")
+    return SweepFolder(path, jobs)
+
+
+def _is_job(folder: Path) -> bool:
+    # An empty folder named by a hash is a job that was launched and died before its first word.
+    known = any((folder / name).exists() for name in ("results.jsonl", "out.txt", "err.txt", "done"))
+    return known or (folder.is_dir() and len(folder.name) == 32 and set(folder.name) <= set("0123456789abcdef"))
+
+
+def _read_job(folder: Path) -> Job:
+    job = Job(folder, done=(folder / "done").exists())
+    results = folder / "results.jsonl"
+    if results.is_file():
+        for number, line in enumerate(results.read_text(errors="replace").split("\n"), start=1):
+            if line.strip():
+                _add_row(job, line, f"{folder.name}/results.jsonl, line {number}")
+    job.args = job.rows[0]["args"] if job.rows else _args_printed(folder / "out.txt")
+    return job
+
+
+def _add_row(job: Job, line: str, where: str) -> None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        job.damage.append(f"{where} is not whole JSON (cut off while it was written?).")
+        return
+    missing = _lacking(row)
+    if missing:
+        job.damage.append(f"{where} lacks {missing}.")
+    else:
+        job.rows.append(row)
+
+
+def _lacking(row: Any) -> Optional[str]:
+    """What a row lacks that the host's selection methods need, None if it is sound."""
+    if not isinstance(row, dict) or not isinstance(row.get("args"), dict):
+        return "the run's args"
+    args = row["args"]
+    for key, kind in ARGS_KINDS.items():
+        if not isinstance(args.get(key), kind):
+            return f"args.{key}"
+    if not isinstance(row.get("step"), int):
+        return "step"
+    if not args["test_envs"]:
+        return "args.test_envs"
+    wanted = [f"env{env}_{split}_acc" for env in {0, 1, *args["test_envs"]} for split in ("in", "out")]
+    missing = next((key for key in wanted if key not in row), None)
+    unsound = (key for key, value in row.items() if ACCURACY.fullmatch(key) and not _is_finite(value))
+    return missing or next((f"a number for {key}" for key in unsound), None)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _args_printed(path: Path) -> Optional[dict]:
+    """The args that the host's train prints at its start: all that a job without a result row leaves."""
+    if not path.is_file():
+        return None
+    args, inside = {}, False
+    for line in path.read_text(errors="replace").splitlines():
+        if line in (ARGS_HEADING, HPARAMS_HEADING):
+            inside = line == ARGS_HEADING
+        elif inside and line.startswith("\t") and ": " in line:
+            key, value = line.strip().split(": ", 1)
+            args[key] = value if key in TEXT_ARGS and value != "None" else _literal(value)
+    return args if all(isinstance(args.get(key), kind) for key, kind in ARGS_KINDS.items()) else None
+
+
+def _literal(value: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value

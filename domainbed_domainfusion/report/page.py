@@ -1,0 +1,181 @@
+"""The page as HTML, and its tables as Markdown and LaTeX: markup only, every number comes from `content`."""
+
+import json
+from pathlib import Path
+from typing import Any, Optional
+
+import jinja2
+from markupsafe import Markup
+
+from .. import __version__
+from .content import Content, DatasetPart
+from .gallery import Choices
+from .published import COSTS
+from .results import Cell, Row, Table
+
+TEMPLATES = Path(__file__).parent / "templates"
+DASH = "–"
+# One shape per line style, drawn in a 10 × 10 box: colour is never the only mark.
+SHAPES = tuple(Markup(shape) for shape in (
+    '<circle cx="5" cy="5" r="4.5"/>', '<path d="M5 .3 9.8 9.3H.2z"/>', '<path d="M.8.8h8.4v8.4H.8z"/>',
+    '<path d="M5 0 10 5 5 10 0 5z"/>', '<path d="M3.5 0h3v3.5H10v3H6.5V10h-3V6.5H0v-3h3.5z"/>',
+    '<path d="M5 9.7.2.7h9.6z"/>', '<path d="M0 3h10v4H0z"/>'))
+SECTIONS = (("results", "Results", "tables"), ("shift", "Validation beside target", "tables"),
+            ("published", "Published numbers", "comparisons"), ("curves", "Training curves", "figures"),
+            ("gallery", "Generated images", "galleries"), ("cost", "Cost", "costs"), ("hparams", "Hparams", "hparams"))
+
+
+def html(content: Content) -> str:
+    """One self-contained page: no script, no font, no image and no style from anywhere else."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
+    environment.filters.update(one=one, signed=signed, duration=duration, value=value, sentence=_sentence,
+                               choices=_choices)
+    environment.globals["shapes"] = SHAPES
+    return environment.get_template("page.html").render(
+        css=Markup((TEMPLATES / "page.css").read_text()), title=_title(content),
+        headline=_headline(content), status=_status(content), problems=_problems(content), colophon=_colophon(content),
+        datasets=content.datasets, sections=_sections, averages=_averages(content), gaps=content.gaps,
+        unfinished=content.sweep.unfinished, damage=content.sweep.damage, published_costs=COSTS,
+        best=_best, caption=_caption, why_empty=_why_empty,
+        is_unfinished=lambda cell: _is_unfinished(content, cell)) + "\n"
+
+
+def one(number: Optional[float]) -> str:
+    """A number with one decimal, a dash for None."""
+    return DASH if number is None else f"{number:.1f}"
+
+
+def signed(number: Optional[float]) -> str:
+    """A difference with its sign and one decimal, a dash for None."""
+    return DASH if number is None else f"{number:+.1f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best, from milliseconds to days; a dash for none at all."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= length:
+            return f"{seconds / length:.2f} {unit}" if unit == "days" else f"{seconds / length:.3g} {unit}"
+    return f"{1000 * seconds:.3g} ms" if seconds > 0 else DASH
+
+
+def value(hparam: Any) -> str:
+    """An hparam's value as JSON would write it, floats to four digits."""
+    return f"{hparam:.4g}" if isinstance(hparam, float) else json.dumps(hparam)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _title(content: Content) -> str:
+    if not content.datasets:
+        return f"{content.sweep.path.resolve().name}: no results yet"
+    algorithms = dict.fromkeys(row.algorithm for part in content.datasets for row in part.tables[0].rows)
+    return f"{_listed(list(algorithms))} on {_listed([part.name for part in content.datasets])}"
+
+
+def _headline(content: Content) -> str:
+    """The finding in a sentence per dataset."""
+    told = []
+    for part in content.datasets:
+        if not part.ranking:
+            continue
+        best, *others = part.ranking
+        rest = f", before {_listed([f'{row.algorithm} ({one(row.average)} %)' for row in others])}" if others else ""
+        told.append(f"On {part.name}, {best.algorithm} reaches {one(best.average)} % on domains left out of training, "
+                    f"averaged over {len(best.cells)} of them{rest}.")
+    return " ".join(told) or "No algorithm has a number for every domain yet."
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+
+
+def _status(content: Content) -> str:
+    jobs = content.sweep.jobs
+    done = len(jobs) - len(content.sweep.unfinished)
+    steps = sorted({job.last_step + 1 for job in jobs if job.done and job.rows})
+    told = f", {steps[0]:,} steps each" if len(steps) == 1 else ""
+    trials = max((part.tables[0].trials for part in content.datasets), default=0)
+    return f"{done} of {len(jobs)} runs finished{told}; {trials or 'no'} trial{'' if trials == 1 else 's'}."
+
+
+def _problems(content: Content) -> str:
+    """What the notice at the top says; empty if the folder is whole."""
+    told = []
+    missing = sum(len(gap.jobs) for gap in content.gaps)
+    if missing:
+        told.append(f"{missing} job{'s' if missing > 1 else ''} of this sweep ha{'ve' if missing > 1 else 's'} no finished run.")
+    unfinished = len(content.sweep.unfinished)
+    if unfinished:
+        told.append(f"{unfinished} started and did not come to the end; what they wrote is counted and marked †, as the "
+                    "host counts it.")
+    if content.sweep.damage:
+        told.append(f"{len(content.sweep.damage)} damaged lines were left out.")
+    return " ".join(told)
+
+
+def _colophon(content: Content) -> str:
+    return (f"Read from {content.sweep.path} by domainbed-domainfusion {__version__} with the selection methods of "
+            f"{content.host}; python -m {content.host}.scripts.collect_results --input_dir {content.sweep.path} prints "
+            "the same accuracies.")
+
+
+def _sections(part: DatasetPart) -> list[tuple[str, str]]:
+    return [(anchor, name) for anchor, name, field in SECTIONS if getattr(part, field)
+            and not (anchor == "shift" and part.tables[0].is_empty)]
+
+
+def _best(table: Table, env: Optional[int]) -> Optional[float]:
+    """The best number of a column, the averages' for None; no number wins alone."""
+    if env is None:
+        numbers = [row.average for row in table.rows if row.average is not None]
+    else:
+        numbers = [row.cells[env].mean for row in table.rows if row.cells[env] is not None]
+    return max(numbers) if len(numbers) > 1 else None
+
+
+def _caption(table: Table) -> str:
+    spread = (f"mean ± standard error over {table.trials} trials" if table.trials > 1
+              else "one trial, so the standard error of ± 0.0 says nothing about the spread")
+    return f"Accuracy in % on the unseen domain; {spread}. Best of a column in bold."
+
+
+def _why_empty(table: Table) -> str:
+    if "leave-one-domain-out" in table.method:
+        return "it needs runs with two test environments, and a sweep with --single_test_envs has none"
+    return "it needs runs with a single test environment, and there is none"
+
+
+def _is_unfinished(content: Content, cell: Cell) -> bool:
+    return any(Path(choice.output_dir).name in content.unfinished_folders for choice in cell.choices)
+
+
+def _choices(choices: Choices) -> str:
+    def told(fractions: tuple[float, ...]) -> str:
+        return ", ".join(f"{100 * fraction:.0f} %" for fraction in fractions)
+
+    return (f"Of candidates 1 to {len(choices.content)}, the content came from {told(choices.content)}, the style from "
+            f"{told(choices.style)}; {100 * choices.mixed:.0f} % of the images mix two candidates.")
+
+
+def _averages(content: Content) -> list[tuple[str, list[tuple]]]:
+    """Per selection method with any number: (algorithm, (mean, error) per dataset, average) as the host's Averages."""
+    if len(content.datasets) < 2:
+        return []
+    algorithms = dict.fromkeys(row.algorithm for part in content.datasets for row in part.tables[0].rows)
+    made = []
+    for number, table in enumerate(content.datasets[0].tables):
+        rows = [_average_row(algorithm, [part.tables[number] for part in content.datasets]) for algorithm in algorithms]
+        if any(cell is not None for _, cells, _ in rows for cell in cells):
+            made.append((table.method, rows))
+    return made
+
+
+def _average_row(algorithm: str, tables: list[Table]) -> tuple[str, list[Optional[tuple]], Optional[float]]:
+    rows = [next((row for row in table.rows if row.algorithm == algorithm), None) for table in tables]
+    cells = [(sum(row.trial_means) / len(row.trial_means), row.average_error) if row is not None and row.trial_means
+             else None for row in rows]
+    average = None if None in cells else sum(mean for mean, _ in cells) / len(cells)
+    return algorithm, cells, average

@@ -1,0 +1,69 @@
+"""The page's tables as Markdown and as LaTeX, for a README and for a paper."""
+
+from typing import Optional
+
+from .content import Content, DatasetPart
+from .results import Cell, Table
+
+DASH = "–"
+LATEX_PLUS_MINUS = r" $\pm$ "
+
+
+def markdown(content: Content) -> str:
+    """Every accuracy table, the published numbers beside ours, and the commands for what is missing."""
+    parts = [f"# {content.sweep.path.resolve().name}\n"]
+    for part in content.datasets:
+        parts.append(f"## {part.name}\n")
+        parts += [f"Accuracy in %, {table.method}\n\n{_markdown_table(*_cells(table, ' ± '))}"
+                  for table in part.tables if not table.is_empty]
+        if part.comparisons:
+            parts.append(f"Beside published numbers (average in %, training-domain validation)\n\n"
+                         f"{_markdown_table(*_comparison_cells(part))}")
+    for gap in content.gaps:
+        commands = "\n".join(gap.commands)
+        parts.append(f"Missing: {gap.algorithm} on {gap.dataset}, {len(gap.jobs)} jobs\n\n```\n{commands}\n```\n")
+    return "\n".join(parts)
+
+
+def latex(content: Content) -> str:
+    """Every accuracy table and the published numbers beside ours, as booktabs tabulars to be \\input."""
+    parts = ["% needs \\usepackage{booktabs}\n"]
+    for part in content.datasets:
+        parts += [f"% {part.name}, {table.method}\n{_latex_table(*_cells(table, LATEX_PLUS_MINUS))}"
+                  for table in part.tables if not table.is_empty]
+        if part.comparisons:
+            parts.append(f"% {part.name}, beside published numbers\n{_latex_table(*_comparison_cells(part))}")
+    return "\n".join(parts)
+
+
+def _cells(table: Table, plus_minus: str) -> tuple[list[str], list[list[str]]]:
+    def told(cell: Optional[Cell]) -> str:
+        return DASH if cell is None else f"{cell.mean:.1f}{plus_minus}{cell.error:.1f}"
+
+    header = ["Algorithm", *table.environments, "Avg"]
+    return header, [[row.algorithm, *map(told, row.cells), _number(row.average)] for row in table.rows]
+
+
+def _comparison_cells(part: DatasetPart) -> tuple[list[str], list[list[str]]]:
+    header = ["Method", "Backbone", "Published", "Ours", "Difference"]
+    return header, [[one.method, one.backbone, _number(one.published), _number(one.ours), _number(one.difference, "+")]
+                    for one in part.comparisons]
+
+
+def _number(number: Optional[float], sign: str = "") -> str:
+    return DASH if number is None else f"{number:{sign}.1f}"
+
+
+def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    rule = ["---", *("---:" for _ in header[1:])]
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in (header, rule, *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped) + "\n"
+
+
+def _latex_table(header: list[str], rows: list[list[str]]) -> str:
+    def line(cells: list[str]) -> str:
+        return " & ".join(cell.replace("_", r"\_").replace("&", r"\&").replace(DASH, "--") for cell in cells) + r" \\"
+
+    body = [line(header), r"\midrule", *map(line, rows)]
+    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule", *body, r"\bottomrule",
+                      r"\end{tabular}"]) + "\n"

@@ -1,0 +1,101 @@
+"""The sampler against diffusers' own image-to-image pipeline, called once per candidate."""
+
+import diffusers
+import pytest
+import torch
+
+from domainbed_domainfusion.diffusion.candidates import CandidateSampler
+from domainbed_domainfusion.errors import InputError
+
+from .conftest import CLASS_NAMES
+
+SEEDS = [[1, 2], [3, 4], [5, 6]]
+SOLVERS = {"ddim": ("DDIMScheduler", {}), "pndm": ("PNDMScheduler", {}),
+           "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}), 
+           "folder": ("PNDMScheduler", {})}
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
+
+
+def reference(pipeline, scheduler, image, prompt, seed, output_type, **options):
+    name, extra = SOLVERS[scheduler]
+    parts = {**pipeline.components, "scheduler": getattr(diffusers, name).from_config(pipeline.scheduler.config, **extra)}
+    # the pipeline's constructor mends scheduler settings (clipping, first timestep); a mere assignment does not
+    pipeline = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(prompt, image=(image[None] + 1) / 2, generator=torch.Generator().manual_seed(seed),
+                    output_type=output_type, **options).images[0], pipeline.num_timesteps
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:(?s).*clip_sample:FutureWarning", "ignore::DeprecationWarning:diffusers")
+
+
+@pytest.mark.parametrize("scheduler, steps, strength, guidance", [
+    ("ddim", 12, 0.8, 7.5), ("pndm", 12, 0.8, 7.5), ("dpmsolver++", 12, 0.8, 7.5), ("folder", 7, 0.5, 2.0),
+    ("ddim", 5, 1.0, 1.0), ("dpmsolver++", 20, 0.3, 7.5)])
+def test_candidates_are_the_pipelines(ldm, prompts, pipeline, images, labels, scheduler, steps, strength, guidance,
+                                      record_property):
+    sampler = CandidateSampler(ldm, prompts, steps, strength, guidance, scheduler)
+    ours = sampler.sample(images, labels, SEEDS)
+    options = {"num_inference_steps": steps, "strength": strength, "guidance_scale": guidance}
+    worst = {"latent": 0.0, "pt": 0.0}
+    for i, row in enumerate(SEEDS):
+        for j, seed in enumerate(row):
+            prompt = f"a photo of a {CLASS_NAMES[labels[i]]}"
+            for kind, mine in (("latent", ours.latents[i, j]), ("pt", ours.images[i, j] / 2 + 0.5)):
+                theirs, _ = reference(pipeline, scheduler, images[i], prompt, seed, kind, **options)
+                worst[kind] = max(worst[kind], (mine - theirs).abs().max().item())
+    print(f"{scheduler} {steps} steps: max difference {worst}")
+    record_property("max_difference", worst)
+    assert worst["latent"] < 2e-5 and worst["pt"] < 2e-5
+    assert ours.images.std() > 0.05
+
+
+def test_evaluations_are_the_ones_the_pipeline_runs(ldm, prompts, pipeline, images):
+    for scheduler, steps in (("pndm", 50), ("ddim", 12)):
+        sampler = CandidateSampler(ldm, prompts, steps, scheduler=scheduler)
+        _, evaluations = reference(
+            pipeline, scheduler, images[0], "a dog", 0, "latent", num_inference_steps=steps, strength=0.8)
+        assert sampler.evaluations == evaluations
+    assert CandidateSampler(ldm, prompts, 50, scheduler="pndm").evaluations == 41
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
+def test_a_batch_split_changes_nothing(ldm, prompts, images, labels, scheduler):
+    whole = CandidateSampler(ldm, prompts, 6, scheduler=scheduler).sample(images, labels, SEEDS)
+    for batch_size in (1, 4):
+        split = CandidateSampler(ldm, prompts, 6, scheduler=scheduler, batch_size=batch_size)
+        assert torch.allclose(split.sample(images, labels, SEEDS).images, whole.images, atol=2e-5)
+    alone = CandidateSampler(ldm, prompts, 6, scheduler=scheduler).sample(images[1:2], labels[1:2], [[4]])
+    assert torch.allclose(alone.images[0, 0], whole.images[1, 1], atol=2e-5)
+
+
+def test_image_label_and_seed_all_count(ldm, prompts, images, labels):
+    sampler = CandidateSampler(ldm, prompts, 6)
+    one = sampler.sample(images, labels, [[1]] * 3).images
+    assert not torch.allclose(one, sampler.sample(images, labels, [[2]] * 3).images, atol=1e-3)
+    assert not torch.allclose(one, sampler.sample(images, labels.roll(1), [[1]] * 3).images, atol=1e-5)
+    assert not torch.allclose(one, sampler.sample(images.flip(-1), labels, [[1]] * 3).images, atol=1e-3)
+
+
+def test_images_are_in_range_and_of_the_size_given(ldm, prompts, labels):
+    candidates = CandidateSampler(ldm, prompts, 4).sample(torch.zeros(3, 3, 24, 24), labels, SEEDS)
+    assert candidates.images.shape == (3, 2, 3, 24, 24) and candidates.latents.shape == (3, 2, 4, 6, 6)
+    assert candidates.images.dtype == torch.float32 and candidates.images.abs().max() <= 1
+
+
+@pytest.mark.parametrize("steps, strength", [(12, 0.0), (12, 1.5), (4, 0.2)])
+def test_no_step_to_run_is_an_error(ldm, prompts, steps, strength):
+    with pytest.raises(InputError) as error:
+        CandidateSampler(ldm, prompts, steps, strength)
+    assert str(error.value) == (f"{steps} denoising steps at strength {strength} leave no step to run: strength must "
+                                "lie in (0, 1] and steps x strength must be at least 1.")
+
+
+def test_images_that_are_not_finite_are_an_error(ldm, prompts, images, labels):
+    images[0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"Generated images are not finite in torch.float32: run the LDM in bfloat16"):
+        CandidateSampler(ldm, prompts, 2).sample(images, labels, SEEDS)

@@ -1,0 +1,173 @@
+"""Latent Distillation against Algorithm 2 written out in float64 with diffusers' modules and autograd."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from domainbed_domainfusion.diffusion.corruption import corrupt
+from domainbed_domainfusion.diffusion.distillation import LatentDistillation
+from domainbed_domainfusion.diffusion.model import LatentDiffusion
+from domainbed_domainfusion.diffusion.prompts import Prompts
+from domainbed_domainfusion.seeding import generator_of
+
+from .conftest import CLASS_NAMES
+
+CONFIDENCE = torch.tensor([0.3, 0.75, 0.99])
+SEEDS = [11, 12, 13]
+
+
+class Algorithm2:
+    """One image at a time, in float64."""
+
+    def __init__(self, folder):
+        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float64).eval()
+        self.vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float64).eval()
+        tokens = CLIPTokenizer.from_pretrained(folder / "tokenizer")(
+            [f"a photo of a {name}" for name in CLASS_NAMES], padding="max_length", return_tensors="pt").input_ids
+        self.text = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()(tokens)[0].detach().double()
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        self.alphas_cumprod = (1 - betas).cumprod(0)
+
+    def latent(self, x, p, corruption, seed):
+        x = corrupt(x[None].double(), p[None], corruption, [generator_of(seed, "corruption")])
+        return self.vae.encode(x).latent_dist.mode() * 0.4
+
+    def draws(self, seed, count):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(count):
+            yield (torch.randint(1000, (), generator=generator),
+                   torch.randn(4, 8, 8, generator=generator).double()[None])
+
+    def weight(self, t, weighting):
+        alpha = self.alphas_cumprod[t]
+        return {"uniform": 1.0, "one_minus_alpha_bar": 1 - alpha, "snr": alpha / (1 - alpha)}[weighting]
+
+    def residual(self, z, t, noise, y):
+        alpha = self.alphas_cumprod[t]
+        z_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
+        return self.unet(z_t, t, encoder_hidden_states=self.text[y][None]).sample - noise
+
+    def value(self, x, y, p, seed, draws, weighting, corruption):
+        z = self.latent(x, p, corruption, seed)
+        losses = [self.weight(t, weighting) * (self.residual(z, t, noise, y) ** 2).mean()
+                  for t, noise in self.draws(seed, draws)]
+        return sum(losses) / draws
+
+    def sds(self, x, y, p, seed, draws, weighting, corruption):
+        z = self.latent(x, p, corruption, seed).detach()
+        slope = torch.autograd.functional.jacobian(lambda q: self.latent(x, q, corruption, seed), p)
+        total = 0
+        for t, noise in self.draws(seed, draws):
+            residual = self.residual(z, t, noise, y).detach()
+            total += self.weight(t, weighting) / z.numel() * (residual * self.alphas_cumprod[t].sqrt() * slope).sum()
+        return total / draws
+
+
+@pytest.fixture(scope="module")
+def algorithm2(folder):
+    return Algorithm2(folder)
+
+
+def reference(algorithm2, images, labels, gradient, *options):
+    values, slopes = [], []
+    for x, y, p, seed in zip(images, labels, CONFIDENCE.double(), SEEDS):
+        p.requires_grad_()
+        value = algorithm2.value(x, y, p, seed, *options)
+        values.append(value.detach())
+        slopes.append(torch.autograd.grad(value, p)[0] if gradient == "full"
+                      else algorithm2.sds(x, y, p.detach(), seed, *options))
+    return torch.stack(values), torch.stack(slopes)
+
+
+def relative(ours, theirs):
+    return ((ours.double() - theirs).norm() / theirs.norm()).item()
+
+
+@pytest.mark.parametrize("gradient", ["full", "sds"])
+@pytest.mark.parametrize("draws, weighting, corruption", [
+    (1, "uniform", "contrast"), (3, "one_minus_alpha_bar", "contrast"), (2, "snr", "blur"), (2, "uniform", "pepper"),
+    (1, "uniform", "mask")])
+def test_value_and_gradient_are_algorithm_2s(ldm, prompts, algorithm2, images, labels, gradient, draws, weighting,
+                                             corruption):
+    values, slopes = reference(algorithm2, images, labels, gradient, draws, weighting, corruption)
+    ours = LatentDistillation(ldm, prompts, draws, weighting, gradient, corruption)
+    value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert not value.requires_grad and not slope.requires_grad
+    assert relative(value, values) < 1e-5
+    assert relative(slope, slopes) < 1e-4
+
+
+@pytest.mark.parametrize("gradient", ["full", "sds"])
+def test_in_float64_the_two_agree_to_rounding(folder, algorithm2, images, labels, gradient):
+    ldm = LatentDiffusion.load(str(folder), device="cpu", dtype="float64")
+    ours = LatentDistillation(ldm, Prompts(ldm, CLASS_NAMES), 2, "snr", gradient)
+    value, slope = ours.coefficients(images, labels, CONFIDENCE.double(), SEEDS)
+    values, slopes = reference(algorithm2, images, labels, gradient, 2, "snr", "contrast")
+    # text embeddings in float32 there and float64 here, ᾱ in float32 here: 1e-6 of relative difference
+    assert relative(value, values) < 1e-6 and relative(slope, slopes) < 1e-4
+
+
+def test_full_is_the_slope_of_the_value(folder, images, labels):
+    """By central differences, without autograd."""
+    ldm = LatentDiffusion.load(str(folder), device="cpu", dtype="float64")
+    ours = LatentDistillation(ldm, Prompts(ldm, CLASS_NAMES), 2, gradient="full")
+    p = CONFIDENCE.double()
+    _, slope = ours.coefficients(images, labels, p, SEEDS)
+    above, below = (ours.coefficients(images, labels, p + step, SEEDS)[0] for step in (1e-5, -1e-5))
+    assert torch.allclose(slope, (above - below) / 2e-5, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype, value_error, cosine", [("float16", 1e-2, 0.998), ("bfloat16", 2e-2, 0.99)])
+def test_half_precision_stays_close(folder, algorithm2, images, labels, dtype, value_error, cosine):
+    ldm = LatentDiffusion.load(str(folder), device="cpu", dtype=dtype)
+    values, slopes = reference(algorithm2, images, labels, "sds", 1, "uniform", "contrast")
+    value, slope = LatentDistillation(ldm, Prompts(ldm, CLASS_NAMES)).coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert value.dtype == slope.dtype == torch.float32
+    assert relative(value, values) < value_error
+    assert torch.cosine_similarity(slope.double(), slopes, dim=0) > cosine
+
+
+@pytest.mark.parametrize("gradient", ["full", "sds"])
+def test_the_classifier_gets_the_mean_of_a_times_the_slope_of_p(ldm, prompts, images, labels, gradient):
+    classifier = torch.nn.Linear(3 * 32 * 32, 3)
+    p = classifier(images.flatten(1)).softmax(-1).gather(1, labels[:, None]).squeeze(1)
+    ours = LatentDistillation(ldm, prompts, gradient=gradient)
+    loss = ours.loss(images, labels, p, SEEDS)
+    value, slope = ours.coefficients(images, labels, p.detach(), SEEDS)
+    assert loss.shape == () and loss.item() == pytest.approx(value.mean().item(), rel=1e-6)
+    loss.backward(retain_graph=True)
+    expected = sum(slope[i] * torch.autograd.grad(p[i], classifier.weight, retain_graph=True)[0] for i in range(3)) / 3
+    assert slope.abs().max() > 1e-5
+    assert relative(classifier.weight.grad, expected.double()) < 1e-5
+
+
+def test_results_do_not_depend_on_the_batch(ldm, prompts, images, labels):
+    options = {"draws": 2, "gradient": "full", "corruption": "mask"}
+    value, slope = LatentDistillation(ldm, prompts, **options).coefficients(images, labels, CONFIDENCE, SEEDS)
+    for micro_batch in (1, 2):
+        parts = LatentDistillation(ldm, prompts, **options, micro_batch=micro_batch).coefficients(
+            images, labels, CONFIDENCE, SEEDS)
+        assert torch.allclose(parts[0], value, rtol=1e-5) and torch.allclose(parts[1], slope, rtol=1e-3, atol=1e-6)
+    order = torch.tensor([2, 0, 1])
+    mixed = LatentDistillation(ldm, prompts, **options).coefficients(
+        images[order], labels[order], CONFIDENCE[order], [SEEDS[i] for i in order])
+    assert torch.allclose(mixed[0], value[order], rtol=1e-5)
+
+
+def test_without_corruption_there_is_a_value_and_no_gradient(ldm, prompts, images, labels):
+    value, slope = LatentDistillation(ldm, prompts, corruption="none").coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert value.min() > 0.5 and slope.abs().max() == 0
+
+
+def test_noise_residual_is_the_one_the_loss_squares(ldm, prompts, images, labels):
+    ours = LatentDistillation(ldm, prompts)
+    residual = ours.noise_residual(images, labels, CONFIDENCE, SEEDS)
+    value, _ = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert residual.shape == (3, 4, 8, 8)
+    assert torch.allclose(residual.square().mean((1, 2, 3)), value, rtol=1e-5)
+
+
+def test_unknown_choices_are_named(ldm, prompts):
+    with pytest.raises(ValueError, match="weighting is one of"):
+        LatentDistillation(ldm, prompts, weighting="cosine")

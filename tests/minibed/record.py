@@ -1,0 +1,49 @@
+"""Write `recorded.json`, what the real DomainBed does: `DOMAINBED_DIR=<checkout> python -m tests.minibed.record`.
+
+It takes a checkout of facebookresearch/DomainBed at commit b93c22a, without our patch, and what its imports need
+(pip install domainbed-domainfusion[domainbed]). The checkout is only read.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+
+
+def observed(package: str, *paths: Path) -> dict:
+    """Run `observe` for a host in a fresh process with `paths` in front of the import path."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "seen.json")
+        subprocess.run([sys.executable, str(HERE / "observe.py"), package, str(output)], env=environment, cwd=folder, check=True)
+        return json.loads(output.read_text())
+
+
+def dumps(seen: dict) -> str:
+    """JSON with one line per section's entry, so that a change shows as a small difference."""
+    parts = []
+    for section, value in seen.items():
+        opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
+        rows = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()] if opening == "{" else map(json.dumps, value)
+        parts.append(f"{json.dumps(section)}: {opening}\n" + ",\n".join(rows) + f"\n{closing}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def main() -> None:
+    checkout = os.environ.get("DOMAINBED_DIR")
+    if not checkout or not Path(checkout, "domainbed").is_dir():
+        raise SystemExit("Set DOMAINBED_DIR to a checkout of facebookresearch/DomainBed.")
+    about = {"source": "facebookresearch/DomainBed b93c22a", "torch": torch.__version__.split("+")[0],
+             "command": "DOMAINBED_DIR=<checkout> python -m tests.minibed.record"}
+    seen = {"about": about, **observed("domainbed", Path(checkout))}
+    (HERE / "recorded.json").write_text(dumps(seen))
+
+
+if __name__ == "__main__":
+    main()
