@@ -5,6 +5,7 @@ leaves open. A value is drawn exactly as the host draws its own: from `RandomSta
 """
 
 import difflib
+import json
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -143,6 +144,8 @@ DOMAINFUSION = (
     Hparam("ld_draws", 1, *_integer(1), "T, draws of (t, noise) per image", "ours"),
     Hparam("ld_weighting", "uniform", *_one_of("uniform", "one_minus_alpha_bar", "snr"), "w[t]", "ours"),
     Hparam("ld_images", 0, *_integer(0), "images of the minibatch that it sees in a step; 0: all", "ours"),
+    Hparam("ld_batch", 8, *_integer(1), "images at once in its forward and backward passes (memory only)", "ours",
+           pocket=64),
 )
 
 TABLES = {"SAM": SAM, "DomainFusion": BACKBONE + DOMAINFUSION}
@@ -180,3 +183,17 @@ def check_names(names: list[str], known: set[str]) -> None:
         if name not in known:
             nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)
             raise InputError(f"Nobody knows the hparam {name!r} in --hparams: did you mean {nearest[0]!r}?")
+
+
+def markdown_table() -> str:
+    """The table as the README shows it: `python -m domainbed_domainfusion.hparams`."""
+    lines = ["| hparam | default | digits | searched | meaning | source |", "|---|---|---|---|---|---|"]
+    for row in ROWS.values():
+        values = [json.dumps(row.default), "" if row.pocket is None else json.dumps(row.pocket),
+                  "" if row.search is None else ", ".join(f"{value:g}" for value in row.search)]
+        lines.append(f"| `{row.name}` | {' | '.join(values)} | {row.meaning} | {row.source} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown_table())

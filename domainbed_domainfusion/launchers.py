@@ -92,7 +92,7 @@ class _Job:
     options: dict[str, str] = field(init=False)
 
     def __post_init__(self):
-        self.options = _options(self.command)
+        self.options = command_options(self.command)
 
     def __str__(self) -> str:
         if "algorithm" not in self.options:
@@ -158,8 +158,8 @@ def _report_failures(jobs: list[_Job]) -> None:
                          f"sweep's delete_incomplete, and launch again:\n{named}")
 
 
-def _options(command: str) -> dict[str, str]:
-    """The `--name value …` pairs of a command line, several values joined by a space."""
+def command_options(command: str) -> dict[str, str]:
+    """The `--name value …` pairs of a shell command, several values joined by a space."""
     options: dict[str, list[str]] = {}
     values: list[str] = []
     for word in shlex.split(command):

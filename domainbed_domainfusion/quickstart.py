@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Optional
 
+from . import host
+from .errors import InputError
 from .launchers import run_host_script
 
 QUICKSTART_ALGORITHMS = ("ERM", "SAM", "DomainFusion")
@@ -19,10 +21,13 @@ def quickstart(output_dir: Path, data_dir: Optional[Path] = None) -> int:
 
     Finished jobs are kept, so running it again continues after an interruption. Jobs go to `output_dir/sweep`, data
     to `data_dir` (default `output_dir/data`). Returns 0, or the sweep's status if a job failed; the page is written
-    in both cases and names what failed.
+    in both cases and names what failed. Raises InputError in a DomainBed checkout that is not attached.
     """
     from .report import write
     start = time.time()
+    if host.NAME != host.EMBEDDED and "DomainFusion" not in host.algorithms.ALGORITHMS:
+        raise InputError("This DomainBed checkout does not know DomainFusion yet: run `domainfusion attach .` in it once, "
+                         "or start the quickstart from another folder.")
     sweep_dir = output_dir / "sweep"
     arguments = sweep_arguments(sweep_dir, data_dir or output_dir / "data")
     if sweep_dir.exists():

@@ -33,5 +33,6 @@ class DiffusionSide:
         candidates = CandidateSampler(ldm, prompts, steps=hparams["denoising_steps"], strength=hparams["strength"],
                                       guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"])
         distillation = LatentDistillation(ldm, prompts, draws=hparams["ld_draws"], weighting=hparams["ld_weighting"],
-                                          gradient=hparams["ld_gradient"], corruption=hparams["ld_corruption"])
+                                          gradient=hparams["ld_gradient"], corruption=hparams["ld_corruption"],
+                                          micro_batch=hparams["ld_batch"])
         return cls(ldm, candidates, distillation)

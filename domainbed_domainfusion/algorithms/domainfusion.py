@@ -207,7 +207,7 @@ def _ld_values(confidence: torch.Tensor, value: torch.Tensor, a: torch.Tensor) -
 
 def _class_names(override: Optional[list[str]], num_classes: int) -> list[str]:
     """The names that prompts use: the hparam `class_names`, else the dataset's, else the label numbers (said once)."""
-    names = override or context.current().class_names
+    names = context.current().class_names if override is None else override
     if names is None:
         print("This dataset has no class names: prompts use the label numbers (the hparam class_names overrides).")
         names = [str(label) for label in range(num_classes)]

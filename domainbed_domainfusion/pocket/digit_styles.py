@@ -13,10 +13,12 @@ import argparse
 import hashlib
 import inspect
 import os
+import zlib
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Dict, List, Optional
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -115,15 +117,14 @@ def _digest(images: Dict[str, np.ndarray]) -> str:
 def _read(path: Path) -> Dict[str, np.ndarray]:
     """The cached images; ValueError, with the reason, if they are not whole or not of today's recipe."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             if str(archive["recipe"]) != recipe():
                 raise ValueError("was drawn by another version of the code or of its libraries")
             images = {name: archive[name] for name in ENVIRONMENTS}
             if str(archive["digest"]) != _digest(images):
                 raise ValueError("does not hold what was written")
-    except (OSError, KeyError, EOFError, ValueError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "is damaged"
-        raise ValueError(reason) from error
+    except (OSError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        raise ValueError("is damaged") from error
     return images
 
 

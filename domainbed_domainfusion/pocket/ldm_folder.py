@@ -66,7 +66,7 @@ def make_tokenizer() -> object:
 
 
 def make_parts() -> Parts:
-    """Untrained parts in float32: about 0.8 M, 4.5 M and 0.2 M parameters (VAE, U-Net, text encoder)."""
+    """Untrained parts in float32: about 0.8 M, 4.7 M and 0.15 M parameters (VAE, U-Net, text encoder)."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
     tokenizer = make_tokenizer()
@@ -75,8 +75,8 @@ def make_parts() -> Parts:
         block_out_channels=(32, 48, 64), layers_per_block=1, latent_channels=4, norm_num_groups=16,
         sample_size=glyphs.SIZE)
     unet = UNet2DConditionModel(
-        sample_size=glyphs.SIZE // 4, block_out_channels=(96, 112), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        sample_size=glyphs.SIZE // 4, block_out_channels=(96, 128), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=64, attention_head_dim=4, norm_num_groups=16)
     text_encoder = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
@@ -92,6 +92,14 @@ def make_scheduler() -> object:
                          skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
 
 
+def _name_as_in_stable_diffusion(file: Path) -> None:
+    """transformers 5 leaves out the weights' prefix `text_model.`, without which transformers 4 finds none of them."""
+    from safetensors.torch import load_file, save_file
+    weights = load_file(file)
+    prefix = "" if any(name.startswith("text_model.") for name in weights) else "text_model."
+    save_file({prefix + name: weight.contiguous() for name, weight in weights.items()}, file, metadata={"format": "pt"})
+
+
 def save_folder(parts: Parts, folder: str) -> None:
     """Write `parts` as a Stable Diffusion 1.x folder, weights in float16 safetensors; file by file, each atomic."""
     from diffusers import StableDiffusionPipeline
@@ -103,6 +111,7 @@ def save_folder(parts: Parts, folder: str) -> None:
     made = Path(tempfile.mkdtemp(dir=folder, prefix=".new"))
     try:
         pipeline.save_pretrained(made)
+        _name_as_in_stable_diffusion(made / "text_encoder" / "model.safetensors")
         # CLIPTokenizer saves other files from one release to the next; these four are read by all of them.
         shutil.rmtree(made / "tokenizer")
         (made / "tokenizer").mkdir()

@@ -10,7 +10,6 @@ originals shown are never used in training.
 
 import argparse
 import json
-import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Dict, List
@@ -20,6 +19,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm, trange
 
+from ..errors import InputError
 from ..files import write_atomically
 from ..seeding import generator_of
 from . import CLASS_NAMES, digit_styles, pretraining
@@ -134,3 +134,73 @@ def judge_folder(folder: str) -> Dict[str, float]:
             rows.append(changed[:shown])
     write_sheet(np.concatenate(rows), shown, str(Path(folder) / "samples.png"))
     return scores
+
+
+def draw_curve(record: dict, path: str) -> None:
+    """The two loss curves of a training record, each step faint and its running mean on top."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axes, (name, label) in zip(figure.subplots(1, 2), (("vae", "VAE: L1 on [-1, 1]"),
+                                                           ("unet", "U-Net: noise prediction error"))):
+        values = np.array(record["losses"][name])
+        window = max(1, len(values) // 50)
+        smooth = np.convolve(values, np.full(window, 1 / window), mode="valid")
+        axes.plot(values, color="0.8", linewidth=.5)
+        axes.plot(np.arange(len(smooth)) + window - 1, smooth, color="tab:blue")
+        axes.set(title=label, xlabel="step", yscale="log")
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    write_atomically(path, content.getvalue())
+
+
+def readme(record: dict, scores: Dict[str, float]) -> str:
+    """What is in the folder, which command made it, and what the judge reads in its samples."""
+    tail = max(1, len(record["losses"]["unet"]) // 20)
+    rows = "\n".join(f"| {name} | {100 * score:.1f} % |" for name, score in scores.items())
+    return f"""# The pocket LDM
+
+A latent diffusion model of digits at 32x32, in Stable Diffusion 1.x's folder format, trained from nothing on glyphs
+rendered in random styles. It has seen no scikit-learn digit and no image of DigitStyles (see `../pretraining.py`).
+Prompt: "a photo of a seven"; templates: {", ".join(f'"{template}"' for template in pretraining.TEMPLATES)}, and "".
+
+| | |
+|---|---|
+| command | `{record["command"]}` |
+| seed | {record["seed"]} |
+| renders | {record["renders"]:,} |
+| steps | VAE {len(record["losses"]["vae"]):,}, U-Net {len(record["losses"]["unet"]):,} |
+| wall time | {record["seconds"]["all"] / 60:.0f} minutes on two CPU cores, shared with other work |
+| versions | {record["versions"]} |
+| VAE, L1 on [-1, 1] | {np.mean(record["losses"]["vae"][-100:]):.3f} (last 100 steps) |
+| U-Net, noise prediction error | {np.mean(record["losses"]["unet"][-tail:]):.3f} (last {tail} steps) |
+| latent scaling factor | {record["latent_scaling_factor"]} (one over the latents' deviation, measured) |
+
+`training.json` holds every loss, `training_curve.png` shows them. `samples.png`, top to bottom: text-to-image, a row a
+digit, guidance {GUIDANCE:g}, {2 * STEPS} DDIM steps; then for H, P, O and A a row of originals and, below it, the same images changed
+at strengths {", ".join(map(str, STRENGTHS))}, guidance {GUIDANCE:g}, {STEPS} DDIM evaluations each.
+
+What a judge reads ({JUDGE_RENDERS:,} renders of its own seed trained this small CNN; {10 * PER_CLASS} images a row; for image-to-image the right
+answer is the original's digit, which is also the prompt's). Information, not a goal of the training; made by
+`python -m domainbed_domainfusion.pocket.sheets --ldm domainbed_domainfusion/pocket/ldm`:
+
+| images | read correctly |
+|---|---|
+{rows}
+"""
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ldm", required=True, help="a folder that train_ldm wrote")
+    folder = Path(parser.parse_args().ldm)
+    if not (folder / "training.json").is_file():
+        raise InputError(f"{folder} holds no training.json: give --ldm a folder that train_ldm wrote.")
+    record = json.loads((folder / "training.json").read_text())
+    scores = judge_folder(str(folder))
+    draw_curve(record, str(folder / "training_curve.png"))
+    write_atomically(folder / "README.md", readme(record, scores))
+
+
+if __name__ == "__main__":
+    main()

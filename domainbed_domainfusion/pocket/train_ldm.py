@@ -9,36 +9,49 @@ on the VAE's latents, as Rombach et al. 2022 do. About 70 minutes on two CPU cor
 import argparse
 import copy
 import json
+import platform
+import tempfile
 import time
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 import numpy as np
 import torch
+from torch import distributed, multiprocessing
 from torch.nn import functional as F
-from tqdm import trange
+from tqdm import tqdm, trange
 
 from ..errors import InputError
 from ..files import write_atomically
 from ..seeding import seed_of
 from . import ldm_folder, pretraining
 
-RENDERS, VAE_STEPS, UNET_STEPS = 60_000, 2_600, 7_600
-VAE_BATCH, UNET_BATCH = 64, 96
-KL_WEIGHT, EDGE_WEIGHT, EMPTY_PROMPTS, EMA_DECAY = 2e-3, .5, .12, .999
-SNAPSHOT_STEPS = 1_500
+RENDERS, VAE_STEPS, UNET_STEPS = 60_000, 2_400, 8_000
+PROCESSES = 2
+VAE_BATCH, UNET_BATCH = 32, 48  # of each process
+VAE_RATE, UNET_RATE = 1.5e-3, 1.5e-3  # peaks of the one-cycle schedules
+KL_WEIGHT, EDGE_WEIGHT, EMPTY_PROMPTS, EMA_DECAY = 1e-3, .5, .12, .999
+SNAPSHOT_STEPS = 1_000
 Losses = Dict[str, List[float]]
 
 
 def _optimiser(parameters: list, peak: float, steps: int) -> Tuple[torch.optim.Optimizer, object]:
-    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(.9, .99), weight_decay=.01)
+    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(.9, .99), weight_decay=.01, fused=True)
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=.1)
 
 
 def _step(loss: torch.Tensor, parameters: list, optimiser: torch.optim.Optimizer, schedule: object) -> None:
+    """One optimiser step with the gradient averaged over the processes."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.)
+    together = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    distributed.all_reduce(together)
+    together /= distributed.get_world_size()
+    together *= (1 / together.norm().clamp(min=1.)).item()
+    at = 0
+    for parameter in parameters:
+        parameter.grad.copy_(together[at:at + parameter.numel()].view_as(parameter))
+        at += parameter.numel()
     optimiser.step()
     schedule.step()
 
@@ -63,8 +76,8 @@ def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Lo
     """L1 + edges + KL on images (N, 3, 32, 32) uint8; appends the L1, on [-1, 1], to losses["vae"]."""
     plain_attention(vae.train())
     parameters = list(vae.parameters())
-    optimiser, schedule = _optimiser(parameters, 2e-3, steps)
-    bar = trange(steps, desc="VAE", mininterval=5)
+    optimiser, schedule = _optimiser(parameters, VAE_RATE, steps)
+    bar = trange(steps, desc="VAE", mininterval=5, disable=distributed.get_rank() > 0)
     for _ in bar:
         x = to_model(images[torch.randint(len(images), (VAE_BATCH,))])
         with torch.autocast("cpu", torch.bfloat16):
@@ -83,14 +96,16 @@ def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Lo
 
 @torch.no_grad()
 def encode_all(vae: torch.nn.Module, images: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation, each (N, 4, 8, 8) float32, of the posterior of every image."""
-    means, deviations = [], []
-    for start in trange(0, len(images), 256, desc="encode", mininterval=5):
+    """Mean and deviation, each (N, 4, 8, 8) float32, of the posterior of every image; the processes share the work."""
+    latents = torch.zeros(2, len(images), 4, 8, 8)
+    starts = range(distributed.get_rank() * 250, len(images), distributed.get_world_size() * 250)
+    for start in tqdm(starts, desc="encode", mininterval=5, disable=distributed.get_rank() > 0):
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(to_model(images[start:start + 256])).latent_dist
-        means.append(posterior.mean.float())
-        deviations.append(posterior.std.float())
-    return torch.cat(means), torch.cat(deviations)
+            posterior = vae.encode(to_model(images[start:start + 250])).latent_dist
+        latents[0, start:start + 250] = posterior.mean
+        latents[1, start:start + 250] = posterior.std
+    distributed.all_reduce(latents)
+    return latents[0], latents[1]
 
 
 @torch.no_grad()
@@ -113,8 +128,8 @@ def train_unet(parts: ldm_folder.Parts, latents: Tuple[torch.Tensor, torch.Tenso
     tokens = torch.tensor(parts.tokenizer(list(captions), padding="max_length", truncation=True).input_ids)
     alphas = ldm_folder.make_scheduler().alphas_cumprod
     parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimiser, schedule = _optimiser(parameters, 2e-3, steps)
-    bar = trange(steps, desc="U-Net", mininterval=5)
+    optimiser, schedule = _optimiser(parameters, UNET_RATE, steps)
+    bar = trange(steps, desc="U-Net", mininterval=5, disable=distributed.get_rank() > 0)
     for step in bar:
         batch = torch.randint(len(digits), (UNET_BATCH,))
         z = (latents[0][batch] + latents[1][batch] * torch.randn(UNET_BATCH, 4, 8, 8)) * parts.vae.config.scaling_factor
@@ -138,24 +153,40 @@ def train_unet(parts: ldm_folder.Parts, latents: Tuple[torch.Tensor, torch.Tenso
     return average
 
 
-def train(output: str, seed: int, scale: float) -> None:
-    """The whole training; `output` is rewritten with the average so far at every snapshot and at the end."""
-    started = time.time()
-    images, digits = pretraining.render_many(seed, 0, max(256, round(RENDERS * scale)))
-    images, digits = torch.from_numpy(images), torch.from_numpy(digits)
+def versions() -> str:
+    """The versions of everything that takes part in the training."""
+    import diffusers
+    import matplotlib
+    import scipy
+    import transformers
+    modules = (torch, diffusers, transformers, np, scipy, matplotlib)
+    return ", ".join([f"Python {platform.python_version()}"] + [f"{m.__name__} {m.__version__}" for m in modules])
+
+
+def _train_in_process(rank: int, meeting: str, output: str, seed: int, scale: float, images: torch.Tensor,
+                      digits: torch.Tensor, started: float) -> None:
+    """What each process does: the same start, its own minibatches, the average of the gradients; the first one saves.
+
+    One thread each: threads that share a step wait for one another at every operation, processes once a step.
+    """
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=PROCESSES)
     torch.manual_seed(seed_of("pocket LDM", seed))
     parts = ldm_folder.make_parts()
     for part in parts[:3]:
         part.to(memory_format=torch.channels_last)
+    torch.manual_seed(seed_of("pocket LDM", seed, rank))
     losses: Losses = {"vae": [], "kl": [], "unet": []}
     seconds = {"render": time.time() - started}
 
     def save(average: ldm_folder.Parts, step: int) -> None:
+        if rank > 0:
+            return
         seconds["all"] = time.time() - started
         ldm_folder.save_folder(average, output)
-        record = {"seed": seed, "scale": scale, "renders": len(images), "unet_steps_done": step,
-                  "threads": torch.get_num_threads(), "seconds": seconds, "losses": losses,
-                  "latent_scaling_factor": parts.vae.config.scaling_factor}
+        record = {"command": f"python -m {__package__}.train_ldm --output DIR --seed {seed} --scale {scale:g}",
+                  "versions": versions(), "seed": seed, "scale": scale, "renders": len(images), "unet_steps_done": step, "seconds": seconds,
+                  "losses": losses, "latent_scaling_factor": parts.vae.config.scaling_factor}
         write_atomically(Path(output) / "training.json", json.dumps(record))
 
     vae_steps, unet_steps = (max(2, round(steps * scale)) for steps in (VAE_STEPS, UNET_STEPS))
@@ -166,6 +197,17 @@ def train(output: str, seed: int, scale: float) -> None:
     parts.vae.register_to_config(scaling_factor=round(1 / spread, 5))
     save(parts, 0)
     save(train_unet(parts, latents, digits, unet_steps, losses, save), unet_steps)
+    distributed.destroy_process_group()
+
+
+def train(output: str, seed: int, scale: float) -> None:
+    """The whole training; `output` is rewritten with the average so far at every snapshot and at the end."""
+    started = time.time()
+    images, digits = pretraining.render_many(seed, 0, max(500, round(RENDERS * scale)))
+    images, digits = torch.from_numpy(images).share_memory_(), torch.from_numpy(digits).share_memory_()
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(_train_in_process, nprocs=PROCESSES, args=(
+            str(Path(folder) / "meeting"), output, seed, scale, images, digits, started))
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from .. import host
 from ..errors import InputError
 from ..files import write_atomically
+from .jobs import read_sweep
 
 
 def write(input_dir: Path, output: Path) -> list[Path]:
@@ -16,16 +17,17 @@ def write(input_dir: Path, output: Path) -> list[Path]:
     """
     if output.is_dir() or output.suffix in (".md", ".tex"):
         raise InputError(f"--output {output} is not the name of a page: give one that ends in .html.")
+    sweep = read_sweep(input_dir)
     try:
         host.module("algorithms")
     except ModuleNotFoundError as error:
         raise InputError(f"The host {host.NAME} needs {error.name}: pip install 'domainbed-domainfusion[domainbed]'."
                          ) from error
+    from .. import register  # noqa: F401 - a host that is not attached still learns our names here
     from .content import content_of
-    from .jobs import read_sweep
     from .page import html
     from .tables import latex, markdown
-    content = content_of(read_sweep(input_dir))
+    content = content_of(sweep)
     paths = [output, output.with_suffix(".md"), output.with_suffix(".tex")]
     for path, text in zip(paths, (html(content), markdown(content), latex(content))):
         write_atomically(path, text)

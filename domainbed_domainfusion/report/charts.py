@@ -10,8 +10,8 @@ from typing import Optional
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 320, 200
-LEFT, RIGHT, TOP, BOTTOM = 36, 104, 8, 36
+WIDTH, HEIGHT = 330, 200
+LEFT, RIGHT, TOP, BOTTOM = 34, 116, 8, 36
 LABEL_GAP = 14
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 2 2 2 2", "1 4", "12 3")
 

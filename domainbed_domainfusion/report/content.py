@@ -115,7 +115,8 @@ def _dataset_part(sweep: SweepFolder, name: str, tables: tuple[Table, ...]) -> D
     chosen = _chosen(sweep, tables[0])
     return DatasetPart(name, tables, tuple(_comparisons(name, tables[0], chosen)), tuple(_hparams(chosen)),
                        tuple(figures(tables[0].environments, _runs(tables[0], chosen), styles)),
-                       tuple(_galleries(chosen)), tuple(cost for cost in costs(sweep) if cost.dataset == name),
+                       tuple(_galleries(chosen)), tuple(sorted((cost for cost in costs(sweep) if cost.dataset == name),
+                                                               key=lambda cost: styles[cost.algorithm])),
                        styles, tuple(_notes(sweep, name)))
 
 

@@ -27,9 +27,9 @@ class Cost:
         return self.training / self.steps
 
     @property
-    def days(self) -> tuple[float, float]:
-        """Days of one device: all of the training loop, and the generation in it."""
-        return self.training / SECONDS_PER_DAY, self.generation / SECONDS_PER_DAY
+    def generation_days(self) -> float:
+        """Days of one device (the GPU; the machine's processor if there is none) that went into generation."""
+        return self.generation / SECONDS_PER_DAY
 
 
 def costs(sweep: SweepFolder) -> list[Cost]:
@@ -48,6 +48,11 @@ def _cost(dataset: str, algorithm: str, jobs: list[Job]) -> Cost:
     return Cost(dataset, algorithm, len(jobs), sum(job.last_step + 1 for job in jobs), total("step_time"),
                 total("generation_seconds"), total("ld_seconds"), total("generated_images"),
                 any(row.get("mem_gb", 0) > 0 for job in jobs for row in job.rows))
+
+
+def mean_over_steps(rows: list[dict], key: str) -> float:
+    """The mean of a value that the host averages from row to row, over all steps of a run."""
+    return _sum_over_steps(rows, key) / (max(row["step"] for row in rows) + 1)
 
 
 def _sum_over_steps(rows: list[dict], key: str) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from .charts import Series, limits_of, line_chart
+from .cost import mean_over_steps
 from .jobs import Job
 
 TERMS = (("raw_loss", "raw"), ("ld_loss", "LD"), ("generated_loss", "generated"))
@@ -79,8 +80,21 @@ def _told(lines: list[Series]) -> str:
 def _term_figures(environments: tuple[str, ...], runs: dict[int, dict[str, Job]]) -> list[Optional[Figure]]:
     algorithms = dict.fromkeys(name for jobs in runs.values() for name, job in jobs.items()
                                if any(TERMS[1][0] in row for row in job.rows))
-    return [_figure(f"The three terms of {algorithm}’s loss", "Before weighting by λ1, λ2 and λ3.", environments,
-                    {env: [Series(label, style, _points(jobs[algorithm], lambda row: row.get(key, float("nan"))))
-                           for style, (key, label) in enumerate(TERMS)]
-                     for env, jobs in runs.items() if algorithm in jobs})
-            for algorithm in algorithms]
+    made = []
+    for algorithm in algorithms:
+        jobs = {env: of_env[algorithm] for env, of_env in runs.items() if algorithm in of_env}
+        series = {env: [Series(label, style, _points(job, lambda row: row.get(key, float("nan"))))
+                        for style, (key, label) in enumerate(TERMS)] for env, job in jobs.items()}
+        caption = f"Before weighting by λ1, λ2 and λ3. {_coefficients(environments, jobs)}"
+        made.append(_figure(f"The three terms of {algorithm}’s loss", caption, environments, series))
+    return made
+
+
+def _coefficients(environments: tuple[str, ...], jobs: dict[int, Job]) -> str:
+    """The mean of LD's coefficient a per test environment: below zero where LD raises the true class's confidence."""
+    means = {env: mean_over_steps(job.rows, "ld_coefficient") for env, job in sorted(jobs.items())
+             if any("ld_coefficient" in row for row in job.rows)}
+    if not means:
+        return ""
+    told = ", ".join(f"{environments[env]} {mean:+.2g}" for env, mean in means.items()).replace("-", "−")
+    return f"Mean LD coefficient a per unseen domain: {told}; below 0 it raises the confidence in the true class."

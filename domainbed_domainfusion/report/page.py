@@ -15,6 +15,7 @@ from .results import Cell, Row, Table
 
 TEMPLATES = Path(__file__).parent / "templates"
 DASH = "–"
+NARROW_PERCENT = "\u202f%"
 # One shape per line style, drawn in a 10 × 10 box: colour is never the only mark.
 SHAPES = tuple(Markup(shape) for shape in (
     '<circle cx="5" cy="5" r="4.5"/>', '<path d="M5 .3 9.8 9.3H.2z"/>', '<path d="M.8.8h8.4v8.4H.8z"/>',
@@ -82,8 +83,8 @@ def _headline(content: Content) -> str:
         if not part.ranking:
             continue
         best, *others = part.ranking
-        rest = f", before {_listed([f'{row.algorithm} ({one(row.average)} %)' for row in others])}" if others else ""
-        told.append(f"On {part.name}, {best.algorithm} reaches {one(best.average)} % on domains left out of training, "
+        rest = f", before {_listed([f'{row.algorithm} ({one(row.average)}{NARROW_PERCENT})' for row in others])}" if others else ""
+        told.append(f"On {part.name}, {best.algorithm} reaches {one(best.average)}{NARROW_PERCENT} on domains left out of training, "
                     f"averaged over {len(best.cells)} of them{rest}.")
     return " ".join(told) or "No algorithm has a number for every domain yet."
 
@@ -144,7 +145,7 @@ def _caption(table: Table) -> str:
 
 def _why_empty(table: Table) -> str:
     if "leave-one-domain-out" in table.method:
-        return "it needs runs with two test environments, and a sweep with --single_test_envs has none"
+        return "it needs runs with two test environments, and a sweep over single ones has none"
     return "it needs runs with a single test environment, and there is none"
 
 
@@ -154,10 +155,11 @@ def _is_unfinished(content: Content, cell: Cell) -> bool:
 
 def _choices(choices: Choices) -> str:
     def told(fractions: tuple[float, ...]) -> str:
-        return ", ".join(f"{100 * fraction:.0f} %" for fraction in fractions)
+        return ", ".join(f"{100 * fraction:.0f}" for fraction in fractions) + NARROW_PERCENT
 
-    return (f"Of candidates 1 to {len(choices.content)}, the content came from {told(choices.content)}, the style from "
-            f"{told(choices.style)}; {100 * choices.mixed:.0f} % of the images mix two candidates.")
+    numbers = ", ".join(str(number) for number in range(1, len(choices.content) + 1))
+    return (f"Content from candidate {numbers}: {told(choices.content)}; style: {told(choices.style)}; "
+            f"{100 * choices.mixed:.0f}{NARROW_PERCENT} of all generated images mix two candidates.")
 
 
 def _averages(content: Content) -> list[tuple[str, list[tuple]]]:

@@ -40,8 +40,8 @@ def write_job(folder: Path, dataset: str, algorithm: str, test_envs: list[int], 
     (job / "out.txt").write_text(f"Environment:\n\tPython: 3.11\nArgs:\n{printed}HParams:\n\tlr: 0.001\n")
     (job / "err.txt").write_text("")
     (job / "done").write_text("done")
-    if algorithm == "DomainFusion":
-        write_gallery(job, len(test_envs) and test_envs[0])
+    if algorithm == "DomainFusion" and len(test_envs) == 1 and trial == hparams_seed == 0:
+        write_gallery(job, test_envs[0])
     return job
 
 

@@ -1,0 +1,121 @@
+"""The command line: each verb calls its function, bad input is one sentence and status 1."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from domainbed_domainfusion import attach, cli, host, launchers, quickstart, report
+from domainbed_domainfusion.errors import InputError
+
+ROOT = Path(cli.__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def own_path(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def command_line(*arguments: str) -> subprocess.CompletedProcess:
+    """`domainfusion` in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-m", "domainbed_domainfusion.cli", *arguments], capture_output=True, text=True,
+                          env=environment)
+
+
+def test_sweep_hands_every_argument_to_the_host(monkeypatch):
+    calls = []
+    monkeypatch.setattr(launchers, "run_host_script", lambda *call: calls.append(call) or 0)
+    given = ["launch", "--algorithms", "ERM", "SAM", "--hparams", '{"lr": -1}', "--version", "-h"]
+    assert cli.main(["sweep", *given]) == 0
+    assert cli.main(["sweep", "--help"]) == 0
+    assert calls == [("sweep", given), ("sweep", ["--help"])]
+
+
+def test_sweep_returns_the_hosts_status(monkeypatch):
+    monkeypatch.setattr(launchers, "run_host_script", lambda *call: 2)
+    assert cli.main(["sweep", "launch"]) == 2
+
+
+@pytest.mark.parametrize("flags, called", [([], "attach"), (["--check"], "check"), (["--detach"], "detach")])
+def test_attach_calls_one_of_three(monkeypatch, flags, called):
+    calls = []
+    for name in ("attach", "check", "detach"):
+        monkeypatch.setattr(attach, name, lambda path, name=name: calls.append((name, path)) or 0)
+    assert cli.main(["attach", "some/checkout", *flags]) == 0
+    assert calls == [(called, Path("some/checkout"))]
+
+
+def test_report_prints_what_it_wrote(monkeypatch, capsys):
+    monkeypatch.setattr(report, "write", lambda folder, output: [folder, output])
+    assert cli.main(["report", "--input_dir", "sweep", "--output", "a.html"]) == 0
+    assert capsys.readouterr().out == "sweep\na.html\n"
+
+
+def test_bad_input_is_one_sentence_on_stderr_and_status_1(tmp_path):
+    ended = command_line("report", "--input_dir", str(tmp_path / "nowhere"))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"No sweep folder at {tmp_path}/nowhere: give --input_dir the --output_dir of a sweep.\n"
+
+
+def test_help_lists_the_verbs_that_work_and_no_other():
+    ended = command_line("--help")
+    assert ended.returncode == 0
+    verbs = [line.split()[0] for line in ended.stdout.splitlines() if line.startswith("    ") and line[4:5].isalpha()]
+    assert verbs == ["quickstart", "sweep", "attach", "report"]
+    assert command_line().returncode == 2
+
+
+def test_quickstart_sweeps_collects_and_reports(monkeypatch, tmp_path, capsys):
+    calls = []
+    monkeypatch.setattr(quickstart, "run_host_script", lambda *call: calls.append(call) or 0)
+    monkeypatch.setattr(report, "write", lambda folder, output: calls.append((folder, output)) or [output])
+    assert cli.main(["quickstart", "--output_dir", str(tmp_path)]) == 0
+    arguments = quickstart.sweep_arguments(tmp_path / "sweep", tmp_path / "data")
+    assert calls == [("sweep", ["launch", *arguments]), ("collect_results", ["--input_dir", f"{tmp_path}/sweep"]),
+                     (tmp_path / "sweep", tmp_path / "report.html")]
+    assert f"{tmp_path}/report.html\nwritten after 0.0 minutes" in capsys.readouterr().out
+
+
+def test_quickstart_continues_after_an_interruption(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(quickstart, "run_host_script", lambda script, arguments: calls.append(arguments[0]) or 0)
+    monkeypatch.setattr(report, "write", lambda folder, output: [output])
+    (tmp_path / "sweep").mkdir()
+    quickstart.quickstart(tmp_path)
+    assert calls == ["delete_incomplete", "launch", "--input_dir"]
+
+
+def test_quickstart_writes_the_page_and_returns_the_status_when_jobs_failed(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(quickstart, "run_host_script", lambda *call: 1)
+    monkeypatch.setattr(report, "write", lambda folder, output: written.append(output) or [output])
+    assert quickstart.quickstart(tmp_path) == 1
+    assert written == [tmp_path / "report.html"]
+
+
+def test_quickstart_in_a_checkout_that_is_not_attached_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(host, "NAME", "domainbed")
+    monkeypatch.setitem(sys.modules, "domainbed", ModuleType("domainbed"))
+    monkeypatch.setitem(sys.modules, "domainbed.algorithms", ModuleType("domainbed.algorithms"))
+    sys.modules["domainbed.algorithms"].ALGORITHMS = ["ERM"]
+    with pytest.raises(InputError, match="does not know DomainFusion yet: run `domainfusion attach .` in it once"):
+        quickstart.quickstart(tmp_path)
+
+
+def test_the_hosts_sweep_accepts_quickstarts_arguments(monkeypatch, tmp_path, capsys):
+    """Twelve jobs: three algorithms by four environments, each with the shared hparams."""
+    arguments = quickstart.sweep_arguments(tmp_path / "sweep", tmp_path / "data")
+    arguments[arguments.index("cores")] = "dummy"
+    monkeypatch.setattr(sys, "argv", ["sweep", "launch", *arguments])
+    runpy.run_module(f"{host.NAME}.scripts.sweep", run_name="__main__")
+    printed = capsys.readouterr().out
+    commands = [launchers.command_options(line) for line in printed.splitlines() if line.startswith("Dummy launcher")]
+    assert {(options["algorithm"], options["test_envs"]) for options in commands} == {
+        (algorithm, str(env)) for algorithm in ("ERM", "SAM", "DomainFusion") for env in range(4)}
+    assert all(json.loads(options["hparams"]) == quickstart.QUICKSTART_HPARAMS for options in commands)
