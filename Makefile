@@ -2,13 +2,21 @@
 PYTHON ?= python3
 STAMP := .venv/installed
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test test-upstream clean
 
 quickstart: $(STAMP)
 	.venv/bin/domainfusion quickstart
 
 test: $(STAMP)
 	.venv/bin/python -m pytest
+
+# Inside DomainBed itself: make test-upstream DOMAINBED_DIR=<a checkout>; a copy of it is attached, never the checkout.
+test-upstream: .venv/installed-domainbed
+	DOMAINBED_DIR="$(abspath $(DOMAINBED_DIR))" .venv/bin/python -m pytest -s tests/upstream
+
+.venv/installed-domainbed: $(STAMP)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,domainbed]'
+	touch $@
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,12 +1,13 @@
-"""`domainfusion attach PATH`: one import at the end of a DomainBed checkout's `domainbed/algorithms.py`, and its removal.
+"""`domainfusion attach PATH`: one import at the end of a checkout's `domainbed/algorithms.py`, and its removal.
 
-Every process of DomainBed's imports that module before it looks up a name, so `register` has run by then. Before a byte is
-written, the checkout's sources are read (never imported) for everything that `register` relies on.
+Every process of DomainBed's imports that module before it looks up a name, so `register` has run by then. Before a
+byte is written, the checkout's sources are read (never imported) for everything that `register` relies on.
 """
 
 import ast
 import os
 import stat
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Iterator, Optional, Union
@@ -22,7 +23,7 @@ DISTRIBUTION = "domainbed-domainfusion"
 #: What `register` adds: (file, names that must not be taken there).
 ADDED = ((PATCHED, ("SAM", "DomainFusion")), ("domainbed/datasets.py", ("DigitStyles",)))
 
-#: What `register` and our algorithms rely on: (file, name, its parameters without self; None where only the name counts).
+#: What `register` and our algorithms rely on: (file, name, its parameters without self; None: only the name counts).
 REQUIRED = (
     (PATCHED, "ALGORITHMS", None),
     (PATCHED, "get_algorithm_class", ("algorithm_name",)),
@@ -47,8 +48,8 @@ REQUIRED = (
 def attach(path: Union[str, Path]) -> int:
     """Make the checkout whose root folder is `path` know our algorithms; once is enough, twice changes nothing.
 
-    Returns the exit status 0. Raises InputError, and changes nothing, if there is no checkout, if it has an algorithm or dataset of
-    one of our names, or if it is another version than we fit (naming the first place that does not).
+    Returns the exit status 0. Raises InputError, and changes nothing, if there is no checkout, if it has an algorithm
+    or dataset of one of our names, or if it is another version than we fit (naming the first place that does not).
     """
     target = _target(path)
     content = target.read_bytes()
@@ -79,7 +80,7 @@ def check(path: Union[str, Path]) -> int:
 
 
 def detach(path: Union[str, Path]) -> int:
-    """Take the line out again, which gives back the same bytes; returns the exit status 0. Without the line nothing changes."""
+    """Take the line out again, which gives back the same bytes; without the line nothing changes. Returns 0."""
     target = _target(path)
     content = target.read_bytes()
     position = _position(content)
@@ -95,8 +96,8 @@ def detach(path: Union[str, Path]) -> int:
 def _target(path: Union[str, Path]) -> Path:
     target = Path(path, PATCHED)
     if not target.is_file():
-        raise InputError(f"There is no DomainBed checkout in {path} ({PATCHED} is missing): give the root folder of a clone of "
-                         "https://github.com/facebookresearch/DomainBed.")
+        raise InputError(f"There is no DomainBed checkout in {path} ({PATCHED} is missing): give the root folder of a "
+                         "clone of https://github.com/facebookresearch/DomainBed.")
     return target
 
 
@@ -133,8 +134,8 @@ def _check_free(root: Path) -> None:
         for node in _parse(root, file).body:
             taken = sorted(set(_bound_names(node)) & set(names))
             if taken:
-                raise InputError(f"This checkout already has a {taken[0]} of its own ({root / file}, line {node.lineno}): rename "
-                                 "it first, ours would take its place; nothing was changed.")
+                raise InputError(f"This checkout already has a {taken[0]} of its own ({root / file}, line "
+                                 f"{node.lineno}): rename it first, ours would take its place; nothing was changed.")
 
 
 def _check_fits(root: Path) -> None:
@@ -157,7 +158,9 @@ def _misfit(place: str) -> InputError:
 
 def _parse(root: Path, file: str) -> ast.Module:
     try:
-        return ast.parse((root / file).read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the checkout's own string escapes
+            return ast.parse((root / file).read_bytes())
     except FileNotFoundError as error:
         raise _misfit(f"{root / file} is missing") from error
     except SyntaxError as error:
@@ -190,5 +193,5 @@ def _print_if_not_installed() -> None:
     try:
         metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
-        print(f"{DISTRIBUTION} is not installed in this Python environment: install it (pip install) in the one that runs "
-              "DomainBed, or its import will fail.")
+        print(f"{DISTRIBUTION} is not installed in this Python environment: install it (pip install) in the one that "
+              "runs DomainBed, or its import will fail.")

@@ -138,6 +138,8 @@ DOMAINFUSION = (
     # Latent Distillation: Algorithm 2
     Hparam("ld_gradient", "full", *_one_of("full", "sds"), "through the U-Net as listed, or without its Jacobian",
            "S / A"),
+    Hparam("ld_gradient_mode", "auto", *_one_of("auto", "forward", "reverse"), "how it is computed: forward-mode "
+           "differentiation, reverse, or forward where the model's operations allow it", "ours"),
     Hparam("ld_input", "generated", *_one_of("generated", "raw"), "which minibatch it sees", "S (listing)"),
     Hparam("ld_corruption", "contrast", *_one_of("contrast", "blur", "pepper", "mask", "none"),
            "how the confidence corrupts the image", "S"),

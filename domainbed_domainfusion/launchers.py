@@ -153,7 +153,8 @@ class _Job:
 def _report_failures(jobs: list[_Job]) -> None:
     failed = [job for job in jobs if job.process.returncode != 0]
     if failed:
-        named = "\n".join(f"  {job} in {job.options.get('output_dir', 'no folder')}: {job.last_error()}" for job in failed)
+        named = "\n".join(f"  {job} in {job.options.get('output_dir', 'no folder')}: {job.last_error()}"
+                          for job in failed)
         raise InputError(f"{len(failed)} of {len(jobs)} jobs failed; mend the cause, remove their folders with the "
                          f"sweep's delete_incomplete, and launch again:\n{named}")
 

@@ -1,4 +1,4 @@
-"""attach, check and detach, on a stand-in of a checkout: files with the names and signatures that are relied on, no more."""
+"""attach, check and detach, on a stand-in of a checkout: files with the names and signatures that are relied on."""
 
 import os
 from importlib import metadata
@@ -84,7 +84,8 @@ def test_another_version_is_named_and_left_alone(checkout, file, name, parameter
     before = contents(checkout)
     with pytest.raises(InputError) as error:
         attach.attach(checkout)
-    assert str(error.value).startswith(f"This DomainBed is another version than ours fits: {path} has no {name}; nothing was")
+    assert str(error.value).startswith(f"This DomainBed is another version than ours fits: {path} has no {name}; "
+                                       "nothing was changed, use facebookresearch/DomainBed at b93c22a")
     assert contents(checkout) == before
 
 
@@ -102,19 +103,22 @@ def test_other_parameters_are_named(checkout):
         attach.attach(checkout)
 
 
-@pytest.mark.parametrize("code, line", [("class SAM(ERM):\n    pass\n", 1), ("X = 0\nfrom mine import Fusion as DomainFusion\n", 2)])
+@pytest.mark.parametrize("code, line", [("class SAM(ERM):\n    pass\n", 1),
+                                        ("X = 0\nfrom mine import Fusion as DomainFusion\n", 2)])
 def test_a_local_algorithm_of_our_name_is_reported(checkout, code, line):
     path = checkout / attach.PATCHED
     path.write_text(code + path.read_text())
     before = contents(checkout)
-    with pytest.raises(InputError, match=rf"already has a (SAM|DomainFusion) of its own \(.*algorithms.py, line {line}\): rename"):
+    sentence = rf"already has a (SAM|DomainFusion) of its own \(.*algorithms.py, line {line}\): rename it first"
+    with pytest.raises(InputError, match=sentence):
         attach.attach(checkout)
     assert contents(checkout) == before
 
 
 def test_a_folder_that_is_no_checkout(tmp_path):
     for action in (attach.attach, attach.check, attach.detach):
-        with pytest.raises(InputError, match="no DomainBed checkout in .* .domainbed/algorithms.py is missing.: give the root"):
+        with pytest.raises(InputError, match="no DomainBed checkout in .* .domainbed/algorithms.py is missing.: give "
+                                             "the root folder of a clone"):
             action(tmp_path)
 
 

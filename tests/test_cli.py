@@ -21,11 +21,19 @@ def own_path(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
+@pytest.fixture(autouse=True)
+def data_folders(monkeypatch) -> list[str]:
+    """Where the quickstart would have drawn DigitStyles."""
+    folders = []
+    monkeypatch.setattr(quickstart, "load_images", folders.append)
+    return folders
+
+
 def command_line(*arguments: str) -> subprocess.CompletedProcess:
     """`domainfusion` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", "domainbed_domainfusion.cli", *arguments], capture_output=True, text=True,
-                          env=environment)
+    return subprocess.run([sys.executable, "-m", "domainbed_domainfusion.cli", *arguments], capture_output=True,
+                          text=True, env=environment)
 
 
 def test_sweep_hands_every_argument_to_the_host(monkeypatch):
@@ -71,12 +79,18 @@ def test_help_lists_the_verbs_that_work_and_no_other():
     assert command_line().returncode == 2
 
 
-def test_quickstart_sweeps_collects_and_reports(monkeypatch, tmp_path, capsys):
+def _made(folder: Path) -> int:
+    folder.mkdir(exist_ok=True)
+    return 0
+
+
+def test_quickstart_sweeps_collects_and_reports(monkeypatch, tmp_path, capsys, data_folders):
     calls = []
-    monkeypatch.setattr(quickstart, "run_host_script", lambda *call: calls.append(call) or 0)
+    monkeypatch.setattr(quickstart, "run_host_script", lambda *call: calls.append(call) or _made(tmp_path / "sweep"))
     monkeypatch.setattr(report, "write", lambda folder, output: calls.append((folder, output)) or [output])
     assert cli.main(["quickstart", "--output_dir", str(tmp_path)]) == 0
     arguments = quickstart.sweep_arguments(tmp_path / "sweep", tmp_path / "data")
+    assert data_folders == [str(tmp_path / "data")]
     assert calls == [("sweep", ["launch", *arguments]), ("collect_results", ["--input_dir", f"{tmp_path}/sweep"]),
                      (tmp_path / "sweep", tmp_path / "report.html")]
     assert f"{tmp_path}/report.html\nwritten after 0.0 minutes" in capsys.readouterr().out
@@ -95,6 +109,9 @@ def test_quickstart_writes_the_page_and_returns_the_status_when_jobs_failed(monk
     written = []
     monkeypatch.setattr(quickstart, "run_host_script", lambda *call: 1)
     monkeypatch.setattr(report, "write", lambda folder, output: written.append(output) or [output])
+    assert quickstart.quickstart(tmp_path / "never started") == 1
+    assert written == []
+    (tmp_path / "sweep").mkdir()
     assert quickstart.quickstart(tmp_path) == 1
     assert written == [tmp_path / "report.html"]
 

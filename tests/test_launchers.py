@@ -43,7 +43,7 @@ def test_without_being_asked_one_runs_per_core(four_cores, monkeypatch):
 @pytest.mark.parametrize("asked", ["0", "-1", "two", ""])
 def test_a_senseless_number_of_jobs_is_bad_input(monkeypatch, asked):
     monkeypatch.setenv(launchers.JOBS_VARIABLE, asked)
-    with pytest.raises(InputError, match="is not a number of jobs: set it to 1 or more, or unset it to run one job per core"):
+    with pytest.raises(InputError, match="is not a number of jobs: set it to 1 or more, or unset it to run one"):
         launchers.cores(["true"])
 
 
@@ -55,7 +55,8 @@ def test_failed_jobs_are_named_with_the_last_line_of_their_error(four_cores, tmp
         launchers.cores([f"false {train} --output_dir {tmp_path}/a --steps 10", "true",
                          f"echo gone >&2; exit 3 # {train} --output_dir {tmp_path}/b"])
     assert str(raised.value) == (
-        "2 of 3 jobs failed; mend the cause, remove their folders with the sweep's delete_incomplete, and launch again:\n"
+        "2 of 3 jobs failed; mend the cause, remove their folders with the sweep's delete_incomplete, and launch "
+        "again:\n"
         f"  SAM PACS test_envs 2 3 in {tmp_path}/a: ValueError: too small\n"
         f"  SAM PACS test_envs 2 3 in {tmp_path}/b: gone")
 
@@ -84,7 +85,8 @@ def test_the_host_knows_the_launcher():
 
 def test_a_hosts_script_finds_this_interpreter_as_python(monkeypatch):
     called = {}
-    monkeypatch.setattr(launchers.subprocess, "call", lambda command, env: called.update(command=command, env=env) or 3)
+    monkeypatch.setattr(launchers.subprocess, "call",
+                        lambda command, env: called.update(command=command, env=env) or 3)
     assert launchers.run_host_script("sweep", ["launch", "--steps", "1"]) == 3
     assert called["command"] == [sys.executable, "-m", f"{host.NAME}.scripts.sweep", "launch", "--steps", "1"]
     assert called["env"]["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)

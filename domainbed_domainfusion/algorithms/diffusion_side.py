@@ -34,5 +34,5 @@ class DiffusionSide:
                                       guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"])
         distillation = LatentDistillation(ldm, prompts, draws=hparams["ld_draws"], weighting=hparams["ld_weighting"],
                                           gradient=hparams["ld_gradient"], corruption=hparams["ld_corruption"],
-                                          micro_batch=hparams["ld_batch"])
+                                          micro_batch=hparams["ld_batch"], gradient_mode=hparams["ld_gradient_mode"])
         return cls(ldm, candidates, distillation)

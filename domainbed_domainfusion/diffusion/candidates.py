@@ -8,6 +8,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..errors import InputError
+from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
 from .prompts import Prompts
 
@@ -31,7 +32,9 @@ class CandidateSampler:
                  guidance_scale: float = 7.5, scheduler: str = "ddim", batch_size: int | None = None) -> None:
         """steps: of the whole schedule, of which the part `strength` in (0, 1] is run; guidance_scale: at most 1
         means no guidance; scheduler: see `LatentDiffusion.scheduler`; batch_size: candidates per U-Net call (twice
-        as many rows with guidance), None for all. Raises InputError if no step would be run.
+        as many rows with guidance), None for all; out of memory halves it for good.
+
+        Raises InputError if no step would be run.
         """
         self.ldm, self.prompts = ldm, prompts
         self.steps, self.strength, self.guidance_scale = steps, strength, guidance_scale
@@ -47,25 +50,26 @@ class CandidateSampler:
 
         Raises InputError if the LDM's dtype cannot hold its own activations (a float16 overflow).
         """
-        generators = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
         per_image = len(seeds[0])
         posterior = self.ldm.posterior(images)
         sources = torch.arange(len(images), device=self.ldm.device).repeat_interleave(per_image)
-        start = self._posterior_samples(posterior, sources, generators) * self.ldm.scaling_factor
         embeddings = self.prompts.matched(labels)
-        size = self.batch_size or len(generators)
-        latents = torch.cat([
-            self._denoise(start[at:at + size], embeddings[sources[at:at + size]], generators[at:at + size])
-            for at in range(0, len(generators), size)])
+        flat = [seed for row in seeds for seed in row]
+
+        def run(part: slice) -> Tensor:
+            generators = [torch.Generator().manual_seed(seed) for seed in flat[part]]
+            mean, std = posterior.mean[sources[part]], posterior.std[sources[part]]
+            start = (mean + std * _noise(generators, mean)) * self.ldm.scaling_factor
+            return self._denoise(start, embeddings[sources[part]], generators)
+
+        parts, self.batch_size = in_micro_batches(run, len(flat), self.batch_size)
+        latents = torch.cat(parts)
         decoded = self.ldm.decode(latents)
         if not decoded.isfinite().all():
-            raise InputError(f"Generated images are not finite in {self.ldm.dtype}: run the LDM in bfloat16 or float32.")
+            raise InputError(f"Generated images are not finite in {self.ldm.dtype}: run the LDM in bfloat16 or "
+                             "float32.")
         shape = (len(images), per_image)
         return Candidates(decoded.unflatten(0, shape), latents.unflatten(0, shape))
-
-    def _posterior_samples(self, posterior, sources: Tensor, generators: list[torch.Generator]) -> Tensor:
-        noise = _noise(generators, posterior.mean)
-        return posterior.mean[sources] + posterior.std[sources] * noise
 
     def _denoise(self, latents: Tensor, embeddings: Tensor, generators: list[torch.Generator]) -> Tensor:
         """From clean latents (n, C, h, w) to noised to denoised ones."""
@@ -89,8 +93,6 @@ class CandidateSampler:
         scheduler = self.ldm.scheduler(self.scheduler)
         scheduler.set_timesteps(self.steps, device=self.ldm.device)
         skipped = (self.steps - min(int(self.steps * self.strength), self.steps)) * scheduler.order
-        if callable(getattr(scheduler, "set_begin_index", None)):
-            scheduler.set_begin_index(skipped)
         return scheduler, scheduler.timesteps[skipped:]
 
 

@@ -5,33 +5,44 @@ gradient of LD is Σ_i a_i ∇p_i with one number a_i = ∂LD_i/∂p_i per image
 Σ_i stopgrad(a_i) p_i, without a graph that joins classifier and LDM.
 """
 
+import warnings
+
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..seeding import generator_of
 from .corruption import corrupt
+from .forward_mode import Dual, UnsupportedOperation
+from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
 from .prompts import Prompts
 
 WEIGHTINGS = ("uniform", "one_minus_alpha_bar", "snr")
 GRADIENTS = ("sds", "full")
+GRADIENT_MODES = ("forward", "reverse", "auto")
 
 
 class LatentDistillation:
-    """LD_i = (1/T) Σ_draws w(t) · mean((ε − ε_φ(z_t, t, c_y))²), z_t = √ᾱ_t z + √(1 − ᾱ_t) ε, z = encode(corrupt(x, p)).
+    """LD_i = (1/T) Σ_draws w(t) · mean((ε − ε_φ(z_t, t, c_y))²) with z_t = √ᾱ_t z + √(1 − ᾱ_t) ε, z = encode(x'(p)).
 
     The paper leaves w, T, the distribution of t, and the normalisation open; ours: t uniform, means instead of sums
     over draws and over latent elements, so that LD does not grow with T or with the image size.
     """
 
     def __init__(self, ldm: LatentDiffusion, prompts: Prompts, draws: int = 1, weighting: str = "uniform",
-                 gradient: str = "sds", corruption: str = "contrast", micro_batch: int | None = None) -> None:
+                 gradient: str = "sds", corruption: str = "contrast", micro_batch: int | None = None,
+                 gradient_mode: str = "auto") -> None:
         """draws: T; weighting: w(t) = 1, 1 − ᾱ_t, or ᾱ_t / (1 − ᾱ_t) for "snr"; gradient: "full" (the gradient of
-        LD) or "sds" (score distillation: without the U-Net's Jacobian); micro_batch: images at once, None for all.
+        LD) or "sds" (score distillation: without the U-Net's Jacobian); micro_batch: images at once, None for all;
+        out of memory halves it for good. gradient_mode: "forward" needs no reverse pass (see `forward_mode`),
+        "reverse" is torch's autograd, "auto" is forward unless the LDM has an operation without a rule.
         """
-        if weighting not in WEIGHTINGS or gradient not in GRADIENTS:
-            raise ValueError(f"weighting is one of {WEIGHTINGS} and gradient one of {GRADIENTS}")
-        self.ldm, self.prompts, self.draws = ldm, prompts, draws
+        for name, value, known in (("weighting", weighting, WEIGHTINGS), ("gradient", gradient, GRADIENTS),
+                                   ("gradient_mode", gradient_mode, GRADIENT_MODES)):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
+        self.ldm, self.prompts, self.draws, self.gradient_mode = ldm, prompts, draws, gradient_mode
         self.gradient, self.corruption, self.micro_batch = gradient, corruption, micro_batch
         self._precision = torch.promote_types(ldm.dtype, torch.float32)
         alphas = ldm.alphas_cumprod.to(self._precision)
@@ -56,37 +67,74 @@ class LatentDistillation:
         a_i is ∂LD_i/∂p_i for "full", and for "sds" the mean over draws of w(t)/n · ⟨ε_φ − ε, ∂z_t/∂p_i⟩ over the n
         elements of a latent.
         """
-        size = self.micro_batch or len(images)
-        parts = [self._micro_batch(images[at:at + size], labels[at:at + size], confidence[at:at + size],
-                                   seeds[at:at + size]) for at in range(0, len(images), size)]
+        def run(part: slice) -> tuple[Tensor, Tensor]:
+            return self._micro_batch(images[part], labels[part], confidence[part], seeds[part])
+
+        parts, self.micro_batch = in_micro_batches(run, len(images), self.micro_batch)
         values, slopes = zip(*parts)
         return torch.cat(values), torch.cat(slopes)
 
     def _micro_batch(self, images: Tensor, labels: Tensor, confidence: Tensor,
                      seeds: list[int]) -> tuple[Tensor, Tensor]:
+        images = images.to(self.ldm.device, self._precision)
+        p = confidence.detach().to(self.ldm.device, self._precision)
         embeddings = self.prompts.matched(labels)
-        with torch.enable_grad():
-            p = confidence.detach().to(self.ldm.device, self._precision).requires_grad_()
-            latents = self._latents(images, p, seeds)
-            t, noise = self._draw(latents, seeds)
-            value, gradient = 0, 0
-            for draw in range(self.draws):
-                with torch.set_grad_enabled(self.gradient == "full"):
-                    loss, residual = self._loss(latents, t[draw], noise[draw], embeddings)
-                value = value + loss / self.draws
-                scale = self._weights[t[draw]] * self._alphas_cumprod[t[draw]].sqrt() / (self.draws * latents[0].numel())
-                gradient = gradient + scale[:, None, None, None] * residual
-            target = value if self.gradient == "full" else (gradient * latents).flatten(1).sum(1)
-            if not target.requires_grad:  # the corruption "none" does not depend on p
-                return value, torch.zeros_like(p)
-            slope, = torch.autograd.grad(target.sum(), p)
+        if self.gradient_mode == "reverse":
+            return self._reverse(images, embeddings, p, seeds)
+        try:
+            return self._forward(images, embeddings, p, seeds)
+        except UnsupportedOperation as error:
+            if self.gradient_mode == "forward":
+                raise InputError(str(error)) from error
+            warnings.warn(f"{error} LD goes on in reverse mode.", stacklevel=2)
+            self.gradient_mode = "reverse"
+            return self._reverse(images, embeddings, p, seeds)
+
+    @torch.no_grad()
+    def _forward(self, images: Tensor, embeddings: Tensor, p: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
+        """Value and slope side by side, by dual numbers; for "sds" the U-Net sees the primal only."""
+        corrupted = torch.autograd.functional.jvp(lambda q: self._corrupted(images, q, seeds), p, torch.ones_like(p))
+        latents = self._encoded(Dual(*corrupted))
+        t, noise = self._draw(latents.primal, seeds)
+        value, slope = torch.zeros_like(p), torch.zeros_like(p)
+        for draw in range(self.draws):
+            weight = self._weights[t[draw]] / self.draws
+            if self.gradient == "full":
+                residual = self._residual(latents, t[draw], noise[draw], embeddings)
+                primal, tangent = residual.primal, 2 * residual.tangent
+            else:
+                primal = self._residual(latents.primal, t[draw], noise[draw], embeddings)
+                tangent = self._alphas_cumprod[t[draw]].sqrt()[:, None, None, None] * latents.tangent
+            value += weight * _mean(primal.square())
+            slope += weight * _mean(primal * tangent)
+        return value, slope
+
+    @torch.enable_grad()
+    def _reverse(self, images: Tensor, embeddings: Tensor, p: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
+        """The same by torch's autograd; for "sds" only the encoder is differentiated."""
+        p.requires_grad_()
+        latents = self._encoded(self._corrupted(images, p, seeds))
+        t, noise = self._draw(latents, seeds)
+        value, target = torch.zeros_like(p), torch.zeros_like(p)
+        for draw in range(self.draws):
+            weight = self._weights[t[draw]] / self.draws
+            with torch.set_grad_enabled(self.gradient == "full"):
+                residual = self._residual(latents, t[draw], noise[draw], embeddings)
+                value = value + weight * _mean(residual.square())
+            target = target + weight * self._alphas_cumprod[t[draw]].sqrt() * _mean(residual.detach() * latents)
+        target = value if self.gradient == "full" else target
+        if not target.requires_grad:  # the corruption "none" does not depend on p
+            return value, torch.zeros_like(p)
+        slope, = torch.autograd.grad(target.sum(), p)
         return value.detach(), slope
 
-    def _latents(self, images: Tensor, p: Tensor, seeds: list[int]) -> Tensor:
-        """z (B, C, h, w): Algorithm 2, line 1, and the encoder."""
-        generators = [generator_of(seed, "corruption") for seed in seeds]
-        images = images.to(self.ldm.device, self._precision)
-        return self.ldm.encode(corrupt(images, p, self.corruption, generators)).to(self._precision)
+    def _corrupted(self, images: Tensor, p: Tensor, seeds: list[int]) -> Tensor:
+        """x' (B, 3, S, S): Algorithm 2, line 1."""
+        return corrupt(images, p, self.corruption, [generator_of(seed, "corruption") for seed in seeds])
+
+    def _encoded(self, images: Tensor | Dual) -> Tensor | Dual:
+        """z (B, C, h, w)."""
+        return self.ldm.encode(images).to(self._precision)
 
     def _draw(self, latents: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """t (T, B) and ε (T, B, C, h, w), each image's from its own seed, drawn on the CPU so that devices agree."""
@@ -99,19 +147,23 @@ class LatentDistillation:
         t, noise = (torch.stack(items).unflatten(0, shape).transpose(0, 1) for items in zip(*drawn))
         return t.to(latents.device), noise.to(latents)
 
-    def _loss(self, latents: Tensor, t: Tensor, noise: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Algorithm 2, lines 5 and 6, for one draw: w(t) · mean((ε − ε_φ)²), (B,), and ε_φ − ε."""
+    def _residual(self, latents: Tensor | Dual, t: Tensor, noise: Tensor, embeddings: Tensor) -> Tensor | Dual:
+        """ε_φ(z_t, t, c) − ε of one draw, (B, C, h, w): Algorithm 2, line 5 and the inside of line 6."""
         alphas = self._alphas_cumprod[t][:, None, None, None]
         noised = alphas.sqrt() * latents + (1 - alphas).sqrt() * noise
-        residual = self.ldm.predict_noise(noised, t, embeddings).to(self._precision) - noise
-        return self._weights[t] * residual.square().flatten(1).mean(1), residual
+        return self.ldm.predict_noise(noised, t, embeddings).to(self._precision) - noise
 
     @torch.no_grad()
     def noise_residual(self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]) -> Tensor:
         """The LD noise images (B, C, h, w) of the supplement's Figs. 3 and 4: ε_φ − ε, the mean over the draws."""
         p = confidence.to(self.ldm.device, self._precision)
-        latents = self._latents(images, p, seeds)
+        latents = self._encoded(self._corrupted(images.to(self.ldm.device, self._precision), p, seeds))
         t, noise = self._draw(latents, seeds)
         embeddings = self.prompts.matched(labels)
-        residuals = [self._loss(latents, t[draw], noise[draw], embeddings)[1] for draw in range(self.draws)]
+        residuals = [self._residual(latents, t[draw], noise[draw], embeddings) for draw in range(self.draws)]
         return torch.stack(residuals).mean(0)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Over the elements of each image: (B, C, h, w) -> (B,)."""
+    return x.flatten(1).mean(1)

@@ -28,6 +28,7 @@ class LatentDiffusion:
 
     Not an `nn.Module`, and its networks hide behind it: a module that holds one as an attribute has none of it in
     its state_dict or parameters; `copy.deepcopy` gives the same object, and a pickle holds its name only.
+    `posterior`, `encode` and `predict_noise` take a `forward_mode.Dual` in a tensor's place and give one back.
     """
 
     def __init__(self, folder: Path, source: str, device: torch.device, dtype: str, revision: str | None) -> None:
@@ -79,8 +80,8 @@ class LatentDiffusion:
                         return_tensors="pt").input_ids
         for prompt, tokens in zip(prompts, tokenizer(prompts).input_ids):
             if len(tokens) > tokenizer.model_max_length:
-                raise InputError(f"The prompt {prompt!r} has {len(tokens)} tokens but the text encoder of {self.source} "
-                                 f"reads {tokenizer.model_max_length}: shorten the template or the class name.")
+                raise InputError(f"The prompt {prompt!r} has {len(tokens)} tokens but the text encoder of "
+                                 f"{self.source} reads {tokenizer.model_max_length}: shorten the template or the class name.")
         seen: dict = {}
         for prompt, row in zip(prompts, ids.tolist()):
             other = seen.setdefault(tuple(row), prompt)

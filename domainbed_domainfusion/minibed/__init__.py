@@ -1,7 +1,7 @@
 """The embedded host: DomainBed's protocol, command lines and file formats, for machines without a checkout of it.
 
-The modules carry the names of DomainBed's (`algorithms`, `datasets`, `hparams_registry`, `lib.misc`,
-`scripts.train` …), so that `host.module(name)` finds the same things in either. It is a stand-in, not a rival: ERM is its
-only algorithm of its own, and it has no feature DomainBed lacks. Equal seeds give equal splits, hparams, job
-names and results (facebookresearch/DomainBed, commit b93c22a; recorded in tests/minibed).
+The modules have the names of DomainBed's (`algorithms`, `datasets`, `hparams_registry`, `lib.misc`, `scripts.train`
+…), so that `host.module(name)` finds the same things in either. It is a stand-in, not a rival: ERM is its only
+algorithm of its own, and it has no feature DomainBed lacks. Equal seeds give equal splits, hparams, job names and results
+(facebookresearch/DomainBed, commit b93c22a; recorded in tests/minibed).
 """

@@ -15,7 +15,7 @@ Minibatches = List[Tuple[torch.Tensor, torch.Tensor]]
 
 
 def get_algorithm_class(algorithm_name: str) -> Type["Algorithm"]:
-    """The algorithm of that name, registered ones included; raises InputError with the nearest name if there is none."""
+    """The algorithm of that name, registered ones included; raises InputError with the nearest name for others."""
     return class_named(globals(), algorithm_name, Algorithm, "algorithm", ALGORITHMS)
 
 
@@ -27,9 +27,9 @@ class Algorithm(nn.Module):
         self.hparams = hparams
 
     def update(self, minibatches: Minibatches, unlabeled: Optional[List[torch.Tensor]] = None) -> Dict[str, float]:
-        """One step on [(x (B, C, H, W), y (B,))], one pair per training domain; returns numbers to log, always the same keys.
+        """One step on [(x (B, C, H, W), y (B,))], one pair per training domain; returns numbers to log.
 
-        `unlabeled` holds one batch per test domain when the task is domain adaptation.
+        The keys are the same at every step. `unlabeled` holds one batch per test domain for domain adaptation.
         """
         raise NotImplementedError
 

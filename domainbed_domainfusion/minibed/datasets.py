@@ -20,7 +20,7 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def get_dataset_class(dataset_name: str) -> Type["MultipleDomainDataset"]:
-    """The dataset of that name, registered ones included; raises InputError with the nearest name if there is none."""
+    """The dataset of that name, registered ones included; raises InputError with the nearest name for others."""
     return class_named(globals(), dataset_name, MultipleDomainDataset, "dataset", DATASETS)
 
 
@@ -84,9 +84,10 @@ def _augmenting_transform() -> transforms.Compose:
 
 
 class MultipleEnvironmentImageFolder(MultipleDomainDataset):
-    """Folders root/<environment>/<class>/<image>, environments in sorted order; images come as (3, 224, 224), ImageNet-normalised.
+    """Folders root/<environment>/<class>/<image>, environments in sorted order.
 
-    Training environments are augmented if `augment` says so, test environments never.
+    Images come as (3, 224, 224), normalised with ImageNet's mean and standard deviation. Training environments are
+    augmented if `augment` says so, test environments never.
     """
 
     INPUT_SHAPE = (3, 224, 224)
@@ -111,7 +112,8 @@ class _Benchmark(MultipleEnvironmentImageFolder):
 
     def __init__(self, root: Optional[str], test_envs: List[int], hparams: Dict[str, Any]):
         if root is None:
-            raise InputError(f"{type(self).__name__} is read from disk: give --data_dir, the folder that holds {self.FOLDER}.")
+            raise InputError(f"{type(self).__name__} is read from disk: give --data_dir, the folder that holds "
+                             f"{self.FOLDER}.")
         self.dir = os.path.join(root, self.FOLDER)
         super().__init__(self.dir, test_envs, hparams["data_augmentation"], hparams)
 

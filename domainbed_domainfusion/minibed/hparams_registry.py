@@ -69,5 +69,5 @@ def default_hparams(algorithm: str, dataset: str) -> Dict[str, Any]:
 
 
 def random_hparams(algorithm: str, dataset: str, seed: int) -> Dict[str, Any]:
-    """A random choice; each name draws from its own RandomState(seed_hash(seed, name)), so names do not disturb each other."""
+    """A random choice; each name draws from its own RandomState(seed_hash(seed, name)), so none disturbs another."""
     return {each.name: each.draw(np.random.RandomState(seed_hash(seed, each.name))) for each in _table(dataset)}

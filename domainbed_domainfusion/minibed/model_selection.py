@@ -28,7 +28,7 @@ class SelectionMethod:
 
     @classmethod
     def run_acc(cls, run_records: Q) -> Optional[Accuracies]:
-        """The best validation accuracy of a run and the test accuracy that goes with it; None if the records do not tell."""
+        """A run's best validation accuracy and the test accuracy that goes with it; None if the records do not tell."""
         raise NotImplementedError
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Featurizers by image size, and the classifier on top. Names of submodules are those of DomainBed's, for `model.pkl`."""
+"""Featurizers by image size, and the classifier on top. Submodules have DomainBed's names, for `model.pkl`."""
 
 from typing import Any, Callable, Dict, Tuple
 
@@ -59,8 +59,8 @@ class WideResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(input_shape[0], 16, 3, padding=1)
         for i, (before, after) in enumerate(((16, 32), (32, 64), (64, 128))):
-            stage = nn.Sequential(WideBlock(before, after, stride=1 if i == 0 else 2), WideBlock(after, after, stride=1))
-            self.add_module(f"layer{i + 1}", stage)
+            blocks = WideBlock(before, after, stride=1 if i == 0 else 2), WideBlock(after, after, stride=1)
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
         self.bn1 = nn.BatchNorm2d(self.n_outputs, momentum=0.9)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,8 +73,9 @@ def _pretrained(name: str, load: Callable[[], nn.Module]) -> nn.Module:
         return load()
     except OSError as error:  # no network, and not in the local cache
         reason = str(error).splitlines()[0]
-        raise InputError(f"The pre-trained weights of {name} cannot be had ({reason}): run once with a network, or start from "
-                         "random weights with --hparams '{\"backbone\": \"resnet50\", \"pretrained\": false}'.") from error
+        raise InputError(f"The pre-trained weights of {name} cannot be had ({reason}): run once with a network, or "
+                         "start from random weights with --hparams "
+                         "'{\"backbone\": \"resnet50\", \"pretrained\": false}'.") from error
 
 
 def _pretrained_resnet(hparams: Dict[str, Any]) -> Tuple[nn.Module, int]:
@@ -122,7 +123,8 @@ class ResNet(nn.Module):
 def Featurizer(input_shape: Tuple[int, int, int], hparams: Dict[str, Any]) -> nn.Module:
     """The featurizer for images of that shape (C, H, W); it has `n_outputs`. Raises InputError for other sizes."""
     if hparams["vit"]:
-        raise InputError("The embedded host has no vision transformer: unset the hparam vit, or use a DomainBed checkout.")
+        raise InputError("The embedded host has no vision transformer: unset the hparam vit, or use a DomainBed "
+                         "checkout.")
     size = tuple(input_shape[1:])
     if size == (28, 28):
         return MNIST_CNN(input_shape)
@@ -134,7 +136,7 @@ def Featurizer(input_shape: Tuple[int, int, int], hparams: Dict[str, Any]) -> nn
 
 
 def Classifier(in_features: int, out_features: int, is_nonlinear: bool = False) -> nn.Module:
-    """(B, in_features) -> logits (B, out_features); the nonlinear one has two hidden layers, halving the width twice."""
+    """(B, in_features) -> logits (B, out_features); nonlinear: two hidden layers, each half as wide as before."""
     if not is_nonlinear:
         return nn.Linear(in_features, out_features)
     half, quarter = in_features // 2, in_features // 4

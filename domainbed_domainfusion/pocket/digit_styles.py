@@ -94,7 +94,8 @@ def make_images() -> Dict[str, np.ndarray]:
     images = {"H": handwritten()}
     for environment in LOOKS:
         images[environment] = np.stack([render(environment, index) for index in
-                                        tqdm(range(10 * PER_CLASS), desc=f"DigitStyles {environment}", unit="image")])
+                                        tqdm(range(10 * PER_CLASS), desc=f"DigitStyles {environment}", unit="image",
+                                             disable=None)])
     return images
 
 

@@ -111,6 +111,10 @@ def save_folder(parts: Parts, folder: str) -> None:
     made = Path(tempfile.mkdtemp(dir=folder, prefix=".new"))
     try:
         pipeline.save_pretrained(made)
+        # Stable Diffusion's file says so too, for the schedulers that PNDM's configuration is handed on to.
+        scheduler = made / "scheduler" / "scheduler_config.json"
+        config = {**json.loads(scheduler.read_text()), "clip_sample": False}
+        scheduler.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         _name_as_in_stable_diffusion(made / "text_encoder" / "model.safetensors")
         # CLIPTokenizer saves other files from one release to the next; these four are read by all of them.
         shutil.rmtree(made / "tokenizer")
@@ -121,6 +125,7 @@ def save_folder(parts: Parts, folder: str) -> None:
             if file.is_file():
                 target = Path(folder) / file.relative_to(made)
                 target.parent.mkdir(exist_ok=True)
+                file.chmod(0o644)
                 os.replace(file, target)
     finally:
         shutil.rmtree(made)

@@ -71,7 +71,7 @@ def any_paint(rng: np.random.Generator) -> np.ndarray:
     if kind == "noise":
         if rng.random() < .6:
             base = np.broadcast_to(first, (GRID, GRID, 3))
-        grains = rng.choice([2, 4, 8, 16, 32], size=rng.integers(1, 4), replace=False)
+        grains = rng.choice([2, 4, 8, 16, 32], size=rng.integers(1, 4), replace=False, p=[.12, .22, .22, .22, .22])
         texture = noise(rng, [int(grain) for grain in grains], smooth=rng.random() < .6)
         if rng.random() < .25:
             texture = texture.mean(2, keepdims=True) * 1.7

@@ -176,11 +176,12 @@ Prompt: "a photo of a seven"; templates: {", ".join(f'"{template}"' for template
 | latent scaling factor | {record["latent_scaling_factor"]} (one over the latents' deviation, measured) |
 
 `training.json` holds every loss, `training_curve.png` shows them. `samples.png`, top to bottom: text-to-image, a row a
-digit, guidance {GUIDANCE:g}, {2 * STEPS} DDIM steps; then for H, P, O and A a row of originals and, below it, the same images changed
-at strengths {", ".join(map(str, STRENGTHS))}, guidance {GUIDANCE:g}, {STEPS} DDIM evaluations each.
+digit, guidance {GUIDANCE:g}, {2 * STEPS} DDIM steps; then for H, P, O and A a row of originals and, below it, the same
+images changed at strengths {", ".join(map(str, STRENGTHS))}, guidance {GUIDANCE:g}, {STEPS} DDIM evaluations each.
 
-What a judge reads ({JUDGE_RENDERS:,} renders of its own seed trained this small CNN; {10 * PER_CLASS} images a row; for image-to-image the right
-answer is the original's digit, which is also the prompt's). Information, not a goal of the training; made by
+What a judge reads, {10 * PER_CLASS} images a row (a small CNN trained on {JUDGE_RENDERS:,} renders of its own seed; for
+image-to-image the right answer is the original's digit, which is also the prompt's). Information, not a goal of the
+training; made by
 `python -m domainbed_domainfusion.pocket.sheets --ldm domainbed_domainfusion/pocket/ldm`:
 
 | images | read correctly |

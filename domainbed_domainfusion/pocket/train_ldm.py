@@ -26,12 +26,13 @@ from ..files import write_atomically
 from ..seeding import seed_of
 from . import ldm_folder, pretraining
 
-RENDERS, VAE_STEPS, UNET_STEPS = 60_000, 2_400, 8_000
+RENDERS, VAE_STEPS, UNET_STEPS = 60_000, 2_400, 5_600
 PROCESSES = 2
-VAE_BATCH, UNET_BATCH = 32, 48  # of each process
+VAE_BATCH, UNET_BATCH = 24, 48  # of each process
 VAE_RATE, UNET_RATE = 1.5e-3, 1.5e-3  # peaks of the one-cycle schedules
-KL_WEIGHT, EDGE_WEIGHT, EMPTY_PROMPTS, EMA_DECAY = 1e-3, .5, .12, .999
-SNAPSHOT_STEPS = 1_000
+KL_WEIGHT, EDGE_WEIGHT, COLOUR_WEIGHT = 5e-4, .5, 1.5
+EMPTY_PROMPTS, EMA_DECAY = .12, .999
+SNAPSHOT_STEPS = 500
 Losses = Dict[str, List[float]]
 
 
@@ -68,17 +69,25 @@ def to_model(images: torch.Tensor) -> torch.Tensor:
 
 
 def _edges(difference: torch.Tensor) -> torch.Tensor:
-    """Mean absolute horizontal and vertical gradient of a difference of images (B, 3, H, W)."""
+    """Mean absolute horizontal and vertical gradient of a difference of images (B, 3, H, W): sharp strokes."""
     return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
 
 
-def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Losses) -> None:
-    """L1 + edges + KL on images (N, 3, 32, 32) uint8; appends the L1, on [-1, 1], to losses["vae"]."""
+def _colours(difference: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of 4x4 and of 8x8 averages: without it four channels hold shapes but no colours."""
+    return F.avg_pool2d(difference, 4).abs().mean() + F.avg_pool2d(difference, 8).abs().mean()
+
+
+def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Losses, snapshot) -> None:
+    """L1 + edges + colours + KL on images (N, 3, 32, 32) uint8; appends the L1, on [-1, 1], to losses["vae"].
+
+    snapshot() is called every SNAPSHOT_STEPS.
+    """
     plain_attention(vae.train())
     parameters = list(vae.parameters())
     optimiser, schedule = _optimiser(parameters, VAE_RATE, steps)
     bar = trange(steps, desc="VAE", mininterval=5, disable=distributed.get_rank() > 0)
-    for _ in bar:
+    for step in bar:
         x = to_model(images[torch.randint(len(images), (VAE_BATCH,))])
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(x).latent_dist
@@ -87,10 +96,13 @@ def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Lo
         difference = y.float() - x
         kl = .5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()
         l1 = difference.abs().mean()
-        _step(l1 + EDGE_WEIGHT * _edges(difference) + KL_WEIGHT * kl, parameters, optimiser, schedule)
+        loss = l1 + EDGE_WEIGHT * _edges(difference) + COLOUR_WEIGHT * _colours(difference) + KL_WEIGHT * kl
+        _step(loss, parameters, optimiser, schedule)
         losses["vae"].append(l1.item())
         losses["kl"].append(kl.item())
         bar.set_postfix(l1=f"{np.mean(losses['vae'][-50:]):.4f}", kl=f"{kl.item():.2f}", refresh=False)
+        if (step + 1) % SNAPSHOT_STEPS == 0:
+            snapshot()
     vae.eval()
 
 
@@ -184,13 +196,15 @@ def _train_in_process(rank: int, meeting: str, output: str, seed: int, scale: fl
             return
         seconds["all"] = time.time() - started
         ldm_folder.save_folder(average, output)
-        record = {"command": f"python -m {__package__}.train_ldm --output DIR --seed {seed} --scale {scale:g}",
-                  "versions": versions(), "seed": seed, "scale": scale, "renders": len(images), "unet_steps_done": step, "seconds": seconds,
-                  "losses": losses, "latent_scaling_factor": parts.vae.config.scaling_factor}
+        command = f"python -m {__package__}.train_ldm --output DIR --seed {seed} --scale {scale:g}"
+        record = {"command": command, "versions": versions(), "seed": seed, "scale": scale, "renders": len(images),
+                  "unet_steps_done": step, "latent_scaling_factor": parts.vae.config.scaling_factor,
+                  "seconds": {name: round(value, 1) for name, value in seconds.items()},
+                  "losses": {name: [round(value, 4) for value in values] for name, values in losses.items()}}
         write_atomically(Path(output) / "training.json", json.dumps(record))
 
     vae_steps, unet_steps = (max(2, round(steps * scale)) for steps in (VAE_STEPS, UNET_STEPS))
-    train_vae(parts.vae, images, vae_steps, losses)
+    train_vae(parts.vae, images, vae_steps, losses, lambda: save(parts, 0))
     seconds["vae"] = time.time() - started - seconds["render"]
     latents = encode_all(parts.vae, images)
     spread = (latents[0].var() + latents[1].square().mean()).sqrt().item()

@@ -82,9 +82,8 @@ def _horizontal_axis(frame: _Frame) -> list[str]:
     bottom = HEIGHT - BOTTOM
     parts = [f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>',
              f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>']
-    for step in ticks(frame.first, frame.last, 3):
-        parts.append(f'<text class="tick" x="{frame.x(step):.1f}" y="{bottom + 15}" text-anchor="middle">{step:g}</text>')
-    return parts
+    return parts + [f'<text class="tick" x="{frame.x(step):.1f}" y="{bottom + 15}" text-anchor="middle">{step:g}</text>'
+                    for step in ticks(frame.first, frame.last, 3)]
 
 
 def _vertical_axis(frame: _Frame) -> list[str]:
@@ -120,8 +119,8 @@ def _end_labels(ends: list[tuple[float, float, Series]]) -> list[str]:
         heights[index] = max(heights[index], heights[index - 1] + LABEL_GAP)
     overflow = max(0.0, heights[-1] - (HEIGHT - BOTTOM)) if heights else 0.0
     for height, (y, x, series) in zip(heights, ends):
-        style, label = f"s{series.style % 7}", height - overflow
+        style, label, left = f"s{series.style % 7}", height - overflow, WIDTH - RIGHT + 8
         parts.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
-                     f'<path class="leader" d="M{x + 4:.1f} {y:.1f}L{WIDTH - RIGHT + 8} {label:.1f}"/>'
-                     f'<text class="name {style}" x="{WIDTH - RIGHT + 10}" y="{label + 4:.1f}">{escape(series.name)}</text>')
+                     f'<path class="leader" d="M{x + 4:.1f} {y:.1f}L{left} {label:.1f}"/>'
+                     f'<text class="name {style}" x="{left + 2}" y="{label + 4:.1f}">{escape(series.name)}</text>')
     return parts

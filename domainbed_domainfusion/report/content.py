@@ -188,5 +188,6 @@ def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
         told = ", ".join(f"{count} of {number:,}" for number, count in sorted(steps.items()))
         notes.append(f"Finished runs differ in their number of steps ({told} steps): rows are not on equal terms.")
     if not any(len(job.args["test_envs"]) == 1 for job in jobs):
-        notes.append("Every run has two test environments: training-domain validation and the oracle need runs with one.")
+        notes.append("Every run has two test environments: training-domain validation and the oracle need runs with "
+                     "one.")
     return notes

@@ -44,8 +44,9 @@ def figures(environments: tuple[str, ...], runs: dict[int, dict[str, Job]], styl
         _figure("Classification loss on raw training images",
                 "Cross-entropy as each algorithm reports it: raw_loss where there is one, loss otherwise.",
                 environments, of(lambda row, env: row.get("raw_loss", row.get("loss", float("nan"))))),
-        _figure("Accuracy on the unseen domain, %", "In-split of the test environment: never used for any choice in "
-                "training-domain validation.", environments, of(lambda row, env: 100 * row[f"env{env}_in_acc"]), PERCENT),
+        _figure("Accuracy on the unseen domain, %",
+                "In-split of the test environment: never used for any choice in training-domain validation.",
+                environments, of(lambda row, env: 100 * row[f"env{env}_in_acc"]), PERCENT),
         _figure("Validation accuracy on the training domains, %", "Mean over the out-splits of the training domains: "
                 "what picks the checkpoint.", environments, of(lambda row, env: 100 * _validation(row, env)), PERCENT),
         *_term_figures(environments, runs)]
@@ -66,15 +67,16 @@ def _figure(title: str, caption: str, environments: tuple[str, ...], series: dic
     limits = limits_of(list(series.values()))
     if limits is None:
         return None
-    panels = tuple(Panel(environments[env], line_chart(lines, f"{title}, test domain {environments[env]}: {_told(lines)}",
-                                                       values or limits[0], limits[1]))
-                   for env, lines in sorted(series.items()))
-    return Figure(title, caption, panels)
+    panels = []
+    for env, lines in sorted(series.items()):
+        told = f"{title}, test domain {environments[env]}: {_told(lines)}"
+        panels.append(Panel(environments[env], line_chart(lines, told, values or limits[0], limits[1])))
+    return Figure(title, caption, tuple(panels))
 
 
 def _told(lines: list[Series]) -> str:
     """What a line chart says, in words: where each line starts and ends."""
-    return "; ".join(f"{one.name} from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g}" for one in lines if one.points)
+    return "; ".join(f"{one.name} from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g}" for one in lines)
 
 
 def _term_figures(environments: tuple[str, ...], runs: dict[int, dict[str, Job]]) -> list[Optional[Figure]]:

@@ -34,8 +34,8 @@ class Job:
         if self.args is None:
             return self.folder.name
         tests = " ".join(str(env) for env in self.args["test_envs"])
-        return (f"{self.args['algorithm']} on {self.args['dataset']}, test_envs {tests}, trial {self.args['trial_seed']}, "
-                f"hparams seed {self.args['hparams_seed']}")
+        return (f"{self.args['algorithm']} on {self.args['dataset']}, test_envs {tests}, "
+                f"trial {self.args['trial_seed']}, hparams seed {self.args['hparams_seed']}")
 
     @property
     def last_step(self) -> Optional[int]:

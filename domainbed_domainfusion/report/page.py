@@ -29,13 +29,14 @@ SECTIONS = (("results", "Results", "tables"), ("shift", "Validation beside targe
 def html(content: Content) -> str:
     """One self-contained page: no script, no font, no image and no style from anywhere else."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(one=one, signed=signed, duration=duration, value=value, sentence=_sentence,
                                choices=_choices)
     environment.globals["shapes"] = SHAPES
     return environment.get_template("page.html").render(
         css=Markup((TEMPLATES / "page.css").read_text()), title=_title(content),
-        headline=_headline(content), status=_status(content), problems=_problems(content), colophon=_colophon(content),
+        headline=_headline(content), status=_status(content), problems=_problems(content), folder=content.sweep.path,
+        version=__version__, host=content.host,
         datasets=content.datasets, sections=_sections, averages=_averages(content), gaps=content.gaps,
         unfinished=content.sweep.unfinished, damage=content.sweep.damage, published_costs=COSTS,
         best=_best, caption=_caption, why_empty=_why_empty,
@@ -83,14 +84,15 @@ def _headline(content: Content) -> str:
         if not part.ranking:
             continue
         best, *others = part.ranking
-        rest = f", before {_listed([f'{row.algorithm} ({one(row.average)}{NARROW_PERCENT})' for row in others])}" if others else ""
-        told.append(f"On {part.name}, {best.algorithm} reaches {one(best.average)}{NARROW_PERCENT} on domains left out of training, "
-                    f"averaged over {len(best.cells)} of them{rest}.")
+        behind = _listed([f"{row.algorithm} ({one(row.average)}{NARROW_PERCENT})" for row in others])
+        rest = f", before {behind}" if others else ""
+        told.append(f"On {part.name}, {best.algorithm} reaches {one(best.average)}{NARROW_PERCENT} on domains left out "
+                    f"of training, averaged over {len(best.cells)} of them{rest}.")
     return " ".join(told) or "No algorithm has a number for every domain yet."
 
 
 def _listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
 def _status(content: Content) -> str:
@@ -107,20 +109,14 @@ def _problems(content: Content) -> str:
     told = []
     missing = sum(len(gap.jobs) for gap in content.gaps)
     if missing:
-        told.append(f"{missing} job{'s' if missing > 1 else ''} of this sweep ha{'ve' if missing > 1 else 's'} no finished run.")
+        told.append(f"Jobs of this sweep without a finished run: {missing}.")
     unfinished = len(content.sweep.unfinished)
     if unfinished:
-        told.append(f"{unfinished} started and did not come to the end; what they wrote is counted and marked †, as the "
-                    "host counts it.")
+        told.append(f"Started and not come to the end: {unfinished}; what they wrote is counted, as the host counts "
+                    "it, and marked †.")
     if content.sweep.damage:
-        told.append(f"{len(content.sweep.damage)} damaged lines were left out.")
+        told.append(f"Damaged lines left out: {len(content.sweep.damage)}.")
     return " ".join(told)
-
-
-def _colophon(content: Content) -> str:
-    return (f"Read from {content.sweep.path} by domainbed-domainfusion {__version__} with the selection methods of "
-            f"{content.host}; python -m {content.host}.scripts.collect_results --input_dir {content.sweep.path} prints "
-            "the same accuracies.")
 
 
 def _sections(part: DatasetPart) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cell:
-    """Accuracy on one test environment, in percent: mean and standard error over the trials, as the host prints them."""
+    """Accuracy on one test environment in percent: mean and standard error over the trials, as the host prints them."""
 
     choices: tuple[Choice, ...]
 
@@ -138,9 +138,9 @@ def _table(groups: Any, dataset: str, algorithms: list[str], environments: tuple
         cells = []
         for env in range(len(environments)):
             cell_groups = groups.filter_equals("dataset, algorithm, test_env", (dataset, algorithm, env))
-            choices = [_choose(group, method) for group in cell_groups]
-            choices = tuple(choice for choice in choices if choice is not None)
-            cells.append(Cell(choices) if choices else None)
+            choices = [choice for choice in (_choose(group, method) for group in cell_groups) if choice is not None]
+            choices.sort(key=lambda choice: choice.trial_seed)
+            cells.append(Cell(tuple(choices)) if choices else None)
         rows.append(Row(algorithm, tuple(cells)))
     return Table(dataset, method.name, environments, tuple(rows))
 

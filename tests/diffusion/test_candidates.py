@@ -1,10 +1,15 @@
 """The sampler against diffusers' own image-to-image pipeline, called once per candidate."""
 
+import json
+import shutil
+
 import diffusers
 import pytest
 import torch
 
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
+from domainbed_domainfusion.diffusion.model import LatentDiffusion
+from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.errors import InputError
 
 from .conftest import CLASS_NAMES
@@ -21,16 +26,17 @@ def pipeline(folder):
 
 
 def reference(pipeline, scheduler, image, prompt, seed, output_type, **options):
-    name, extra = SOLVERS[scheduler]
-    parts = {**pipeline.components, "scheduler": getattr(diffusers, name).from_config(pipeline.scheduler.config, **extra)}
+    name, extra = SOLVERS.get(scheduler, (scheduler, {}))
+    solver = getattr(diffusers, name).from_config(pipeline.scheduler.config, **extra)
     # the pipeline's constructor mends scheduler settings (clipping, first timestep); a mere assignment does not
-    pipeline = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    pipeline = diffusers.StableDiffusionImg2ImgPipeline(
+        **{**pipeline.components, "scheduler": solver}, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(prompt, image=(image[None] + 1) / 2, generator=torch.Generator().manual_seed(seed),
                     output_type=output_type, **options).images[0], pipeline.num_timesteps
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:(?s).*clip_sample:FutureWarning", "ignore::DeprecationWarning:diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore:(?s).*clip_sample:FutureWarning", "ignore::DeprecationWarning")
 
 
 @pytest.mark.parametrize("scheduler, steps, strength, guidance", [
@@ -52,6 +58,21 @@ def test_candidates_are_the_pipelines(ldm, prompts, pipeline, images, labels, sc
     record_property("max_difference", worst)
     assert worst["latent"] < 2e-5 and worst["pt"] < 2e-5
     assert ours.images.std() > 0.05
+
+
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"])
+def test_any_scheduler_the_folder_names(folder, tmp_path, pipeline, images, labels, name):
+    """Second-order and stochastic ones too, whose noise comes from each candidate's generator."""
+    folder = shutil.copytree(folder, tmp_path / "ldm")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": name}))
+    ldm = LatentDiffusion.load(str(folder), device="cpu")
+    sampler = CandidateSampler(ldm, Prompts(ldm, CLASS_NAMES), 12, scheduler="folder")
+    ours = sampler.sample(images, labels, SEEDS).latents
+    theirs, evaluations = reference(pipeline, name, images[1], "a photo of a dog", 4, "latent",
+                                    num_inference_steps=12, strength=0.8)
+    assert sampler.evaluations == evaluations
+    assert (ours[1, 1] - theirs).abs().max() < 5e-5
 
 
 def test_evaluations_are_the_ones_the_pipeline_runs(ldm, prompts, pipeline, images):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from domainbed_domainfusion.diffusion.corruption import CORRUPTIONS, corrupt
 
@@ -66,15 +67,20 @@ def test_contrast_scales_towards_grey(images):
     assert torch.equal(corrupted(images, torch.full((3,), 0.25), "contrast"), images / 4)
 
 
-def test_blur_is_the_gaussian_of_its_sigma(images):
-    """One impulse row, spread as exp(−k²/2σ²), normalised."""
+def test_the_full_blur_is_scipys(images):
+    blurred = corrupted(images.double(), torch.zeros(3, dtype=torch.float64), "blur")
+    expected = gaussian_filter(images.double().numpy(), sigma=32 / 16, axes=(2, 3), mode="mirror", truncate=3)
+    assert torch.allclose(blurred, torch.from_numpy(expected), atol=1e-5)
+
+
+def test_half_a_blur_has_half_the_sigma():
+    """An impulse becomes exp(−k²/2σ²), normalised, in both directions."""
     impulse = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
     impulse[:, :, 16, 16] = 1
-    sigma = 0.5 * 32 / 16
-    row = corrupted(impulse, torch.tensor([0.5], dtype=torch.float64), "blur")[0, 0, 16]
-    weights = [math.exp(-(k - 16) ** 2 / (2 * sigma**2)) if abs(k - 16) <= 6 else 0 for k in range(32)]
-    expected = torch.tensor(weights, dtype=torch.float64) / sum(weights) * (1 / sum(weights))
-    assert torch.allclose(row, expected, atol=1e-6)
+    weights = [math.exp(-(k - 16) ** 2 / 2) if abs(k - 16) <= 6 else 0 for k in range(32)]  # σ = 0.5 · 32 / 16 = 1
+    weights = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    blurred = corrupted(impulse, torch.tensor([0.5], dtype=torch.float64), "blur")
+    assert torch.allclose(blurred[0, 0], torch.outer(weights, weights), atol=1e-5)
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.8])

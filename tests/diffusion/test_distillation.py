@@ -1,14 +1,19 @@
 """Latent Distillation against Algorithm 2 written out in float64 with diffusers' modules and autograd."""
 
+import warnings
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from domainbed_domainfusion.diffusion import forward_mode
 from domainbed_domainfusion.diffusion.corruption import corrupt
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
+from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.seeding import generator_of
 
 from .conftest import CLASS_NAMES
@@ -28,6 +33,7 @@ class Algorithm2:
         self.text = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()(tokens)[0].detach().double()
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         self.alphas_cumprod = (1 - betas).cumprod(0)
+        self.results: dict = {}
 
     def latent(self, x, p, corruption, seed):
         x = corrupt(x[None].double(), p[None], corruption, [generator_of(seed, "corruption")])
@@ -56,7 +62,8 @@ class Algorithm2:
 
     def sds(self, x, y, p, seed, draws, weighting, corruption):
         z = self.latent(x, p, corruption, seed).detach()
-        slope = torch.autograd.functional.jacobian(lambda q: self.latent(x, q, corruption, seed), p)
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no derivative of the derivative
+            _, slope = torch.autograd.functional.jvp(lambda q: self.latent(x, q, corruption, seed), p)
         total = 0
         for t, noise in self.draws(seed, draws):
             residual = self.residual(z, t, noise, y).detach()
@@ -69,7 +76,14 @@ def algorithm2(folder):
     return Algorithm2(folder)
 
 
-def reference(algorithm2, images, labels, gradient, *options):
+def reference(algorithm2, images, labels, *options):
+    """Both gradient modes are held against the same numbers."""
+    if options not in algorithm2.results:
+        algorithm2.results[options] = compute_reference(algorithm2, images, labels, *options)
+    return algorithm2.results[options]
+
+
+def compute_reference(algorithm2, images, labels, gradient, *options):
     values, slopes = [], []
     for x, y, p, seed in zip(images, labels, CONFIDENCE.double(), SEEDS):
         p.requires_grad_()
@@ -84,14 +98,15 @@ def relative(ours, theirs):
     return ((ours.double() - theirs).norm() / theirs.norm()).item()
 
 
+@pytest.mark.parametrize("gradient_mode", ["forward", "reverse"])
 @pytest.mark.parametrize("gradient", ["full", "sds"])
 @pytest.mark.parametrize("draws, weighting, corruption", [
     (1, "uniform", "contrast"), (3, "one_minus_alpha_bar", "contrast"), (2, "snr", "blur"), (2, "uniform", "pepper"),
     (1, "uniform", "mask")])
-def test_value_and_gradient_are_algorithm_2s(ldm, prompts, algorithm2, images, labels, gradient, draws, weighting,
-                                             corruption):
+def test_value_and_gradient_are_algorithm_2s(ldm, prompts, algorithm2, images, labels, gradient_mode, gradient,
+                                             draws, weighting, corruption):
     values, slopes = reference(algorithm2, images, labels, gradient, draws, weighting, corruption)
-    ours = LatentDistillation(ldm, prompts, draws, weighting, gradient, corruption)
+    ours = LatentDistillation(ldm, prompts, draws, weighting, gradient, corruption, gradient_mode=gradient_mode)
     value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
     assert not value.requires_grad and not slope.requires_grad
     assert relative(value, values) < 1e-5
@@ -118,11 +133,14 @@ def test_full_is_the_slope_of_the_value(folder, images, labels):
     assert torch.allclose(slope, (above - below) / 2e-5, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("gradient_mode", ["forward", "reverse"])
 @pytest.mark.parametrize("dtype, value_error, cosine", [("float16", 1e-2, 0.998), ("bfloat16", 2e-2, 0.99)])
-def test_half_precision_stays_close(folder, algorithm2, images, labels, dtype, value_error, cosine):
+def test_half_precision_stays_close(folder, algorithm2, images, labels, dtype, value_error, cosine,
+                                   gradient_mode):
     ldm = LatentDiffusion.load(str(folder), device="cpu", dtype=dtype)
     values, slopes = reference(algorithm2, images, labels, "sds", 1, "uniform", "contrast")
-    value, slope = LatentDistillation(ldm, Prompts(ldm, CLASS_NAMES)).coefficients(images, labels, CONFIDENCE, SEEDS)
+    ours = LatentDistillation(ldm, Prompts(ldm, CLASS_NAMES), gradient_mode=gradient_mode)
+    value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
     assert value.dtype == slope.dtype == torch.float32
     assert relative(value, values) < value_error
     assert torch.cosine_similarity(slope.double(), slopes, dim=0) > cosine
@@ -155,8 +173,10 @@ def test_results_do_not_depend_on_the_batch(ldm, prompts, images, labels):
     assert torch.allclose(mixed[0], value[order], rtol=1e-5)
 
 
-def test_without_corruption_there_is_a_value_and_no_gradient(ldm, prompts, images, labels):
-    value, slope = LatentDistillation(ldm, prompts, corruption="none").coefficients(images, labels, CONFIDENCE, SEEDS)
+@pytest.mark.parametrize("gradient_mode", ["forward", "reverse"])
+def test_without_corruption_there_is_a_value_and_no_gradient(ldm, prompts, images, labels, gradient_mode):
+    ours = LatentDistillation(ldm, prompts, corruption="none", gradient_mode=gradient_mode)
+    value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
     assert value.min() > 0.5 and slope.abs().max() == 0
 
 
@@ -169,5 +189,47 @@ def test_noise_residual_is_the_one_the_loss_squares(ldm, prompts, images, labels
 
 
 def test_unknown_choices_are_named(ldm, prompts):
-    with pytest.raises(ValueError, match="weighting is one of"):
+    with pytest.raises(ValueError, match="weighting 'cosine' is not one of uniform, one_minus_alpha_bar, snr"):
         LatentDistillation(ldm, prompts, weighting="cosine")
+
+
+@pytest.fixture
+def without_silu(monkeypatch):
+    """An LDM with an operation that has no forward-mode rule."""
+    monkeypatch.delitem(forward_mode.RULES, "silu")
+
+
+def test_an_operation_without_a_rule_is_named_with_the_remedy(ldm, prompts, images, labels, without_silu):
+    with pytest.raises(InputError) as error:
+        LatentDistillation(ldm, prompts, gradient_mode="forward").coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert str(error.value) == ("Forward-mode differentiation has no rule for silu: use the reverse gradient mode, or "
+                                "add a rule to diffusion/forward_mode.py.")
+
+
+def test_auto_goes_on_in_reverse_and_says_so_once(ldm, prompts, images, labels, without_silu):
+    expected = LatentDistillation(ldm, prompts, gradient_mode="reverse").coefficients(images, labels, CONFIDENCE, SEEDS)
+    ours = LatentDistillation(ldm, prompts)
+    with pytest.warns(UserWarning, match="no rule for silu.* LD goes on in reverse mode."):
+        value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert torch.equal(value, expected[0]) and torch.equal(slope, expected[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours.coefficients(images, labels, CONFIDENCE, SEEDS)
+
+
+def test_out_of_memory_halves_the_micro_batch(ldm, prompts, images, labels, monkeypatch):
+    ours = LatentDistillation(ldm, prompts)
+    expected = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
+    encode, seen = ldm.encode, []
+
+    def one_at_a_time(images):
+        seen.append(images.shape[0])
+        if images.shape[0] > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return encode(images)
+
+    monkeypatch.setattr(ldm, "encode", one_at_a_time)
+    for _ in range(2):
+        value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
+        assert torch.allclose(value, expected[0], rtol=1e-5) and torch.allclose(slope, expected[1], rtol=1e-3)
+    assert seen == [3, 1, 1, 1, 1, 1, 1]  # what did not fit once is not tried again

@@ -206,7 +206,6 @@ def test_decoding_in_slices_is_decoding_at_once(ldm, monkeypatch):
     whole = ldm.decode(latents)
     monkeypatch.setattr("domainbed_domainfusion.diffusion.model.DECODER_SLICE", 2 * 32 * 32)
     assert torch.allclose(ldm.decode(latents), whole, atol=1e-5)
-    assert ldm.decode(latents[:0]).shape == (0, 3, 32, 32)
 
 
 def test_latents_and_noise_are_differentiable(ldm, prompts, images):
@@ -268,7 +267,7 @@ def test_classes_the_tokenizer_cannot_tell_apart(broken):
 
 
 def test_register_and_the_layout_check_do_not_import_diffusers():
-    code = ("import sys, domainbed_domainfusion.diffusion.layout; "
+    code = ("import sys, domainbed_domainfusion.register, domainbed_domainfusion.diffusion.layout; "
             "sys.exit('diffusers' in sys.modules or 'transformers' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -10,18 +10,21 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Optional
 
 import torch
 
 HERE = Path(__file__).resolve().parent
 
 
-def observed(package: str, *paths: Path) -> dict:
-    """Run `observe` for a host in a fresh process with `paths` in front of the import path."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
+def observed(package: str, *paths: Path, options: tuple = (), environment: Optional[dict] = None) -> dict:
+    """Run `observe` for a host in a fresh process that imports from `paths`."""
+    environment = {**(environment or os.environ), "PYTHONDONTWRITEBYTECODE": "1",
+                   "PYTHONPATH": os.pathsep.join(map(str, paths))}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "seen.json")
-        subprocess.run([sys.executable, str(HERE / "observe.py"), package, str(output)], env=environment, cwd=folder, check=True)
+        subprocess.run([sys.executable, str(HERE / "observe.py"), package, str(output), *options], env=environment,
+                       cwd=folder, check=True)
         return json.loads(output.read_text())
 
 
@@ -29,9 +32,12 @@ def dumps(seen: dict) -> str:
     """JSON with one line per section's entry, so that a change shows as a small difference."""
     parts = []
     for section, value in seen.items():
-        opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
-        rows = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()] if opening == "{" else map(json.dumps, value)
-        parts.append(f"{json.dumps(section)}: {opening}\n" + ",\n".join(rows) + f"\n{closing}")
+        if isinstance(value, dict):
+            rows = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in value.items())
+            parts.append(f"{json.dumps(section)}: {{\n{rows}\n}}")
+        else:
+            rows = ",\n".join(map(json.dumps, value))
+            parts.append(f"{json.dumps(section)}: [\n{rows}\n]")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 

@@ -136,8 +136,8 @@ def test_a_machine_without_network_gets_the_remedy(monkeypatch):
         raise OSError("Name or service not known\nretried five times")
     monkeypatch.setattr("torchvision.models.resnet.ResNet50_Weights.get_state_dict", no_network)
     hparams = {"vit": False, "resnet18": False, "resnet50_augmix": False, "freeze_bn": False, "resnet_dropout": 0.0}
-    with pytest.raises(InputError, match="weights of resnet50 cannot be had .Name or service not known.: run once with a "
-                                         "network, or start from random weights with --hparams '{\"backbone\": "):
+    with pytest.raises(InputError, match="weights of resnet50 cannot be had .Name or service not known.: run once with "
+                                         "a network, or start from random weights with --hparams '{\"backbone\": "):
         networks.Featurizer((3, 224, 224), hparams)
     with pytest.raises(InputError, match="no featurizer for images of .30, 30. pixels: use 28, 32 or 224"):
         networks.Featurizer((3, 30, 30), hparams)
@@ -155,10 +155,11 @@ def test_image_folders_are_augmented_only_for_training(tmp_path):
     assert [len(env.transform.transforms) > 3 for env in dataset] == [True, False, True, True]
     assert [env.root.rsplit("/", 1)[1] for env in dataset] == ["a_photo", "b_paint", "c_sketch", "d"]
     x, y = dataset[1][1]
-    expected = (torch.tensor([100, 150, 50]) / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (torch.tensor([100, 150, 50]) / 255 - mean) / deviation
     assert y == 1 and torch.allclose(x.mean((1, 2)), expected, atol=1e-4)
 
 
 def test_erm_is_the_only_algorithm_of_its_own():
-    own = [name for name in algorithms.ALGORITHMS if algorithms.get_algorithm_class(name).__module__ == algorithms.__name__]
-    assert own == ["ERM"]
+    found = {name: algorithms.get_algorithm_class(name).__module__ for name in algorithms.ALGORITHMS}
+    assert [name for name, module in found.items() if module == algorithms.__name__] == ["ERM"]

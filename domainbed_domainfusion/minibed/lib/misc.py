@@ -47,9 +47,9 @@ def make_weights_for_balanced_classes(dataset: Dataset) -> torch.Tensor:
 
 
 def accuracy(network: torch.nn.Module, loader: DataLoader, weights: Optional[torch.Tensor], device: str) -> float:
-    """The share in [0, 1] of the loader's examples whose largest logit is the label's, weighted if weights (N,) are given.
+    """The share in [0, 1] of the loader's examples whose largest logit is the label's, weighted by `weights` (N,).
 
-    `network.predict(x)` gives logits (B, classes). The network is in eval mode meanwhile and in train mode afterwards.
+    `network.predict(x)` gives logits (B, classes). The network is in eval mode meanwhile, in train mode afterwards.
     """
     correct, total, seen = 0.0, 0.0, 0
     network.eval()

@@ -30,7 +30,7 @@ def load_records(path: str) -> Q:
 
 
 def get_grouped_records(records: Q) -> Q:
-    """One {trial_seed, dataset, algorithm, test_env, records} per combination; a record with two test envs is in two."""
+    """One {trial_seed, dataset, algorithm, test_env, records} per combination; two test envs put a record in two."""
     groups: Dict[Tuple, List[dict]] = {}
     for record in records:
         args = record["args"]

@@ -1,7 +1,8 @@
 """The tables of a sweep: `python -m domainbed_domainfusion.minibed.scripts.collect_results --input_dir …`.
 
-Prints, and writes to `results.txt` in that folder (`results.tex` with --latex), for each of the three selection methods: a table
-per dataset (algorithm × test environment, mean and standard error over trials, in percent) and one of averages.
+Prints, and writes to `results.txt` in that folder (`results.tex` with --latex), for each of the three selection
+methods: a table per dataset (algorithm × test environment, mean and standard error over trials, in percent) and one of
+averages.
 """
 
 import argparse
@@ -80,8 +81,9 @@ def print_results_tables(records: Q, selection_method: Type[model_selection.Sele
     for dataset in dataset_names:
         _print_heading("subsubsection", dataset, latex)
         rows = [_row(algorithm, [
-            format_mean(groups.filter_equals("dataset, algorithm, test_env", (dataset, algorithm, env)).select("sweep_acc"),
-                        latex) for env in range(datasets.num_environments(dataset))]) for algorithm in names]
+            format_mean(groups.filter_equals("dataset, algorithm, test_env", (dataset, algorithm, env))
+                        .select("sweep_acc"), latex)
+            for env in range(datasets.num_environments(dataset))]) for algorithm in names]
         environments = datasets.get_dataset_class(dataset).ENVIRONMENTS
         print_table(rows, f"Dataset: {dataset}, model selection method: {selection_method.name}",
                     ["Algorithm", *environments, "Avg"], colwidth=20, latex=latex)
@@ -116,7 +118,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parser.parse_args(argv)
     records = reporting.load_records(args.input_dir)
     if not len(records):
-        raise InputError(f"No results.jsonl under {args.input_dir}: give the --output_dir of a sweep whose jobs have begun.")
+        raise InputError(f"No results.jsonl under {args.input_dir}: give the --output_dir of a sweep whose jobs have "
+                         "begun.")
     stdout = sys.stdout
     sys.stdout = misc.Tee(os.path.join(args.input_dir, "results.tex" if args.latex else "results.txt"), "w")
     try:

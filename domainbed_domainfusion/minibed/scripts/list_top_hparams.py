@@ -1,5 +1,4 @@
-"""The hparams of a sweep, best first: `python -m domainbed_domainfusion.minibed.scripts.list_top_hparams --input_dir … --dataset … --algorithm … --test_env 0`.
-"""
+"""The hparams of a sweep, best first: `python -m domainbed_domainfusion.minibed.scripts.list_top_hparams …`."""
 
 import argparse
 from typing import Optional, Sequence, Type
@@ -10,7 +9,7 @@ from ..lib.query import Q
 
 
 def print_top_hparams(groups: Q, selection_method: Type[model_selection.SelectionMethod]) -> None:
-    """For each trial's group of records: every run's accuracies, hparams and folders, the best validation accuracy first."""
+    """For each trial's group: every run's accuracies, hparams and folders, the best validation accuracy first."""
     print(f"Model selection: {selection_method.name}")
     for group in groups:
         print(f"trial_seed: {group['trial_seed']}")

@@ -1,7 +1,8 @@
-"""Run a sweep: `python -m domainbed_domainfusion.minibed.scripts.sweep launch --data_dir … --output_dir … --command_launcher local`.
+"""Run a sweep: `python -m domainbed_domainfusion.minibed.scripts.sweep launch --command_launcher local …`.
 
-The output folder is the sweep's state: each job's folder is named after the MD5 of its arguments, and `done` in it marks
-a finished one. A job that was started and has no `done` is incomplete; it runs again only after `delete_incomplete`.
+The output folder is the sweep's state: each job's folder is named after the MD5 of its arguments, and `done` in it
+marks a finished one. A job that was started and has no `done` is incomplete; it runs again only after
+`delete_incomplete`.
 """
 
 import argparse
@@ -77,7 +78,7 @@ class Job:
 
 
 def all_test_env_combinations(n: int) -> Iterator[List[int]]:
-    """Every choice of one or two test environments out of n; n is at least 3, so that a training environment remains."""
+    """Every choice of one or two test environments out of n; at least 3, so that a training environment remains."""
     if n < 3:
         raise InputError("Leaving two environments out takes a dataset of at least three: use --single_test_envs.")
     for i in range(n):
@@ -114,7 +115,10 @@ def ask_for_confirmation() -> None:
 
 
 def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    """The command line, with DomainBed's names and defaults; raises InputError for an unknown dataset, algorithm or launcher."""
+    """The command line, with DomainBed's names and defaults.
+
+    Raises InputError for an unknown dataset, algorithm or launcher.
+    """
     parser = argparse.ArgumentParser(description="Run a sweep")
     parser.add_argument("command", choices=["launch", "delete_incomplete"])
     parser.add_argument("--datasets", nargs="+", default=[name for name in datasets.DATASETS if "Debug" not in name])

@@ -1,7 +1,7 @@
-"""Train one algorithm on one dataset: `python -m domainbed_domainfusion.minibed.scripts.train --dataset … --algorithm …`.
+"""Train one algorithm on one dataset: `python -m domainbed_domainfusion.minibed.scripts.train --dataset …`.
 
-Writes to --output_dir: `out.txt` and `err.txt` (what was printed), `results.jsonl` (one line per evaluation), `model.pkl`, and
-last `done`.
+Writes to --output_dir: `out.txt` and `err.txt` (what was printed), `results.jsonl` (one line per evaluation),
+`model.pkl`, and last `done`.
 """
 
 import argparse
@@ -115,13 +115,13 @@ def split_environments(dataset: datasets.MultipleDomainDataset, args: argparse.N
         for target, part in parts:
             target.append((part, misc.make_weights_for_balanced_classes(part) if balanced else None))
     if args.task == "domain_adaptation" and not splits.unlabeled:
-        raise InputError("Domain adaptation needs unlabeled examples: give --uda_holdout_fraction, the share of each test "
-                         "environment to use so.")
+        raise InputError("Domain adaptation needs unlabeled examples: give --uda_holdout_fraction, the share of each "
+                         "test environment to use so.")
     return splits
 
 
 class Loaders(NamedTuple):
-    """Endless training batches per training environment, unlabeled ones per test environment, and every split to evaluate."""
+    """Endless batches per training environment, unlabeled ones per test environment, every split to evaluate."""
 
     training: List[InfiniteDataLoader]
     unlabeled: List[InfiniteDataLoader]
