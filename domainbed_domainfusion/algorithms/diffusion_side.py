@@ -30,6 +30,7 @@ class DiffusionSide:
                                    revision=hparams["ldm_revision"])
         ldm.check_image_size(hparams["image_size"])
         prompts = Prompts(ldm, class_names, hparams["prompt_template"])
+        ldm.drop_text_encoder()
         candidates = CandidateSampler(ldm, prompts, steps=hparams["denoising_steps"], strength=hparams["strength"],
                                       guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"])
         distillation = LatentDistillation(ldm, prompts, draws=hparams["ld_draws"], weighting=hparams["ld_weighting"],

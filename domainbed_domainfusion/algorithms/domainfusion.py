@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from .. import context, hparams as table, host
 from ..diffusion import style
+from ..diffusion.distillation import surrogate
 from ..diffusion.layout import check_source
 from ..errors import InputError
 from ..gallery import Gallery
@@ -164,8 +165,7 @@ class DomainFusion(host.algorithms.ERM):
         images = self.pixel_range.to_diffusion(x[seen], self.hparams["image_size"])
         seeds = [seed_of(seed, "ld", self.step, i) for i in range(len(seen))]
         value, a = self._diffusion.distillation.coefficients(images, y[seen], p.detach(), seeds)
-        loss = (value + a * (p - p.detach())).mean()
-        return loss, _ld_values(confidence, value, a)
+        return surrogate(value, a, p), _ld_values(confidence, value, a)
 
     def _new_generate_dataset(self) -> GenerateDataset:
         run = context.current()

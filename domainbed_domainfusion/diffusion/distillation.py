@@ -23,6 +23,12 @@ GRADIENTS = ("sds", "full")
 GRADIENT_MODES = ("forward", "reverse", "auto")
 
 
+def surrogate(value: Tensor, slope: Tensor, confidence: Tensor) -> Tensor:
+    """A scalar with the mean of LD_i as its value and the mean of a_i ∇p_i as its gradient; (B,) each."""
+    value, slope = value.to(confidence), slope.to(confidence)
+    return (value + slope * (confidence - confidence.detach())).mean()
+
+
 class LatentDistillation:
     """LD_i = (1/T) Σ_draws w(t) · mean((ε − ε_φ(z_t, t, c_y))²) with z_t = √ᾱ_t z + √(1 − ᾱ_t) ε, z = encode(x'(p)).
 
@@ -56,9 +62,7 @@ class LatentDistillation:
         images (B, 3, S, S) in [-1, 1]; labels (B,); confidence p (B,) with the classifier's graph; seeds: one per
         image, for its t, ε and corruption.
         """
-        value, slope = self.coefficients(images, labels, confidence.detach(), seeds)
-        value, slope = value.to(confidence), slope.to(confidence)
-        return (value + slope * (confidence - confidence.detach())).mean()
+        return surrogate(*self.coefficients(images, labels, confidence.detach(), seeds), confidence)
 
     def coefficients(self, images: Tensor, labels: Tensor, confidence: Tensor,
                      seeds: list[int]) -> tuple[Tensor, Tensor]:

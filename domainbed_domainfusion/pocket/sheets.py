@@ -26,17 +26,21 @@ from . import CLASS_NAMES, digit_styles, pretraining
 
 PROMPT = "a photo of a {}"
 STEPS, GUIDANCE, STRENGTHS = 10, 5., (.6, .8, .95)
-PER_CLASS = 20
+PER_CLASS, SHOWN = 20, 10
 JUDGE_RENDERS, JUDGE_STEPS, JUDGE_SEED = 6_000, 900, 1_000_001
 
 
 def write_sheet(images: np.ndarray, columns: int, path: str, zoom: int = 2) -> None:
-    """Images (n, 3, H, W) uint8 as a PNG of that many columns, n a multiple of it, each pixel zoom x zoom."""
+    """Images (n, 3, H, W) uint8 as a PNG of that many columns, n a multiple of it, each pixel zoom x zoom.
+
+    In 256 colours chosen for it, so that a sheet of noisy pictures takes a quarter of a megabyte.
+    """
     from PIL import Image
     n, _, height, width = images.shape
     page = images.reshape(n // columns, columns, 3, height, width).transpose(0, 3, 1, 4, 2)
     picture = Image.fromarray(page.reshape(n // columns * height, columns * width, 3))
     content = BytesIO()
+    picture = picture.quantize(256, dither=Image.Dither.NONE)
     picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(content, "PNG")
     write_atomically(path, content.getvalue())
 
@@ -112,11 +116,10 @@ def judge_folder(folder: str) -> Dict[str, float]:
     """Writes samples.png into the folder; the judge's accuracy on renders, originals and samples."""
     judge = train_judge()
     make, change = load_pipelines(folder)
-    shown = 20
     rows: List[np.ndarray] = []
     scores = {"renders it was not trained on": read(judge, *pretraining.render_many(JUDGE_SEED + 1, 0, 1000))}
     made = text_to_image(make, PER_CLASS)
-    rows.append(made)
+    rows.append(made.reshape(10, PER_CLASS, *made.shape[1:])[:, :SHOWN].reshape(-1, *made.shape[1:]))
     scores["text-to-image"] = read(judge, made, np.repeat(np.arange(10), PER_CLASS))
     # The last images of every environment; which they are does not matter, since the LDM saw none.
     count = 10 * PER_CLASS
@@ -127,12 +130,12 @@ def judge_folder(folder: str) -> Dict[str, float]:
         originals[name] = np.stack([digit_styles.render(name, index) for index in last])
     for name, images in tqdm(originals.items(), desc="image-to-image"):
         scores[f"{name}: originals"] = read(judge, images, digits)
-        rows.append(images[:shown])
+        rows.append(images[:SHOWN])
         for strength in STRENGTHS:
             changed = image_to_image(change, images, digits, strength)
             scores[f"{name}: image-to-image, strength {strength}"] = read(judge, changed, digits)
-            rows.append(changed[:shown])
-    write_sheet(np.concatenate(rows), shown, str(Path(folder) / "samples.png"))
+            rows.append(changed[:SHOWN])
+    write_sheet(np.concatenate(rows), SHOWN, str(Path(folder) / "samples.png"))
     return scores
 
 
