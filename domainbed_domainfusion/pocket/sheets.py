@@ -164,7 +164,8 @@ def readme(record: dict, scores: Dict[str, float]) -> str:
 
 A latent diffusion model of digits at 32x32, in Stable Diffusion 1.x's folder format, trained from nothing on glyphs
 rendered in random styles. It has seen no scikit-learn digit and no image of DigitStyles (see `../pretraining.py`).
-Prompt: "a photo of a seven"; templates: {", ".join(f'"{template}"' for template in pretraining.TEMPLATES)}, and "".
+Prompts it was trained with: {", ".join(f'"{template}"' for template in pretraining.TEMPLATES)},
+and the empty one.
 
 | | |
 |---|---|
@@ -183,8 +184,9 @@ digit, guidance {GUIDANCE:g}, {2 * STEPS} DDIM steps; then for H, P, O and A a r
 images changed at strengths {", ".join(map(str, STRENGTHS))}, guidance {GUIDANCE:g}, {STEPS} DDIM evaluations each.
 
 What a judge reads, {10 * PER_CLASS} images a row (a small CNN trained on {JUDGE_RENDERS:,} renders of its own seed; for
-image-to-image the right answer is the original's digit, which is also the prompt's). Information, not a goal of the
-training; made by
+image-to-image the right answer is the original's digit, which is also the prompt's; the judge's renders are of the
+same kind as the model's, so it reads them more easily than a stranger would). Information, not a goal of the training;
+made by
 `python -m domainbed_domainfusion.pocket.sheets --ldm domainbed_domainfusion/pocket/ldm`:
 
 | images | read correctly |

@@ -3,7 +3,7 @@
     python -m domainbed_domainfusion.pocket.train_ldm --output DIR --seed 0
 
 Digits are rendered in any style (`pretraining`), a VAE is trained on them, then a U-Net and a text encoder together
-on the VAE's latents, as Rombach et al. 2022 do. About 70 minutes on two CPU cores; `--scale 0.01` tries it out.
+on the VAE's latents, as Rombach et al. 2022 do. About 45 minutes on two CPU cores; `--scale 0.01` tries it out.
 """
 
 import argparse
