@@ -32,7 +32,8 @@ class DiffusionSide:
         prompts = Prompts(ldm, class_names, hparams["prompt_template"])
         ldm.drop_text_encoder()
         candidates = CandidateSampler(ldm, prompts, steps=hparams["denoising_steps"], strength=hparams["strength"],
-                                      guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"])
+                                      guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"],
+                                      timestep_spacing=hparams["timestep_spacing"])
         distillation = LatentDistillation(ldm, prompts, draws=hparams["ld_draws"], weighting=hparams["ld_weighting"],
                                           gradient=hparams["ld_gradient"], corruption=hparams["ld_corruption"],
                                           micro_batch=hparams["ld_batch"], gradient_mode=hparams["ld_gradient_mode"])

@@ -29,16 +29,17 @@ class CandidateSampler:
     """
 
     def __init__(self, ldm: LatentDiffusion, prompts: Prompts, steps: int = 12, strength: float = 0.8,
-                 guidance_scale: float = 7.5, scheduler: str = "ddim", batch_size: int | None = None) -> None:
+                 guidance_scale: float = 7.5, scheduler: str = "ddim", batch_size: int | None = None,
+                 timestep_spacing: str = "leading") -> None:
         """steps: of the whole schedule, of which the part `strength` in (0, 1] is run; guidance_scale: at most 1
-        means no guidance; scheduler: see `LatentDiffusion.scheduler`; batch_size: candidates per U-Net call (twice
+        means no guidance; scheduler, timestep_spacing: see `LatentDiffusion.scheduler`; batch_size: candidates per U-Net call (twice
         as many rows with guidance), None for all; out of memory halves it for good.
 
         Raises InputError if no step would be run.
         """
         self.ldm, self.prompts = ldm, prompts
         self.steps, self.strength, self.guidance_scale = steps, strength, guidance_scale
-        self.scheduler, self.batch_size = scheduler, batch_size
+        self.scheduler, self.batch_size, self.timestep_spacing = scheduler, batch_size, timestep_spacing
         if not 0 < strength <= 1 or int(steps * strength) < 1:
             raise InputError(f"{steps} denoising steps at strength {strength} leave no step to run: strength must lie "
                              "in (0, 1] and steps x strength must be at least 1.")
@@ -90,7 +91,7 @@ class CandidateSampler:
 
     def _schedule(self) -> tuple:
         """A fresh scheduler (solvers keep a history) and the timesteps that the pipeline would run."""
-        scheduler = self.ldm.scheduler(self.scheduler)
+        scheduler = self.ldm.scheduler(self.scheduler, self.timestep_spacing)
         scheduler.set_timesteps(self.steps, device=self.ldm.device)
         skipped = (self.steps - min(int(self.steps * self.strength), self.steps)) * scheduler.order
         return scheduler, scheduler.timesteps[skipped:]

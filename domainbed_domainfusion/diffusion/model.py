@@ -116,9 +116,11 @@ class LatentDiffusion:
         return self._unet(latents.to(self.device, self.dtype), timesteps.to(self.device),
                           encoder_hidden_states=embeddings.to(self.device, self.dtype)).sample
 
-    def scheduler(self, name: str):
+    def scheduler(self, name: str, timestep_spacing: str = "leading"):
         """A fresh diffusers scheduler with the folder's noise schedule: ddim, pndm, dpmsolver++, or the folder's own.
 
+        timestep_spacing: "leading", Stable Diffusion 1.x's own, or "trailing" (Lin et al. 2024): with few steps only
+        this one begins at the noise that the strength names.
         Like diffusers' pipeline it never clips latents to [-1, 1] and starts at timestep 1 (steps_offset).
         """
         import diffusers
@@ -126,7 +128,8 @@ class LatentDiffusion:
         if name not in (*SCHEDULERS, "folder"):
             raise InputError(f"The scheduler {name} is unknown: use one of {', '.join(SCHEDULERS)}, folder.")
         kind = SCHEDULERS.get(name, self._scheduler_config["_class_name"])
-        config = {**self._scheduler_config, **SCHEDULER_OPTIONS.get(name, {}), "steps_offset": 1, "clip_sample": False}
+        config = {**self._scheduler_config, **SCHEDULER_OPTIONS.get(name, {}), "steps_offset": 1, "clip_sample": False,
+                  "timestep_spacing": timestep_spacing}
         return getattr(diffusers, kind).from_config(config)
 
     def check_image_size(self, size: int) -> None:
