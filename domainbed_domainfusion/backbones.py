@@ -85,15 +85,11 @@ def _from_torchvision(name: str, input_shape: tuple, pretrained: bool) -> tuple[
 
 
 def _from_timm(name: str, input_shape: tuple, pretrained: bool) -> tuple[nn.Module, int]:
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(f"The backbone {name} comes from timm, which is not installed: pip install timm, or choose "
-                         f"one of {', '.join(TORCHVISION)}.") from error
+    import timm  # here, because it takes a second and most runs do not need it
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise InputError(f"Nobody knows the backbone {name!r}: give host, mnist_cnn, {', '.join(TORCHVISION)} or a timm "
-                         f"name{' such as ' + ', '.join(near) if near else ''}.")
+        raise InputError(f"Nobody knows the backbone {name!r}: give host, mnist_cnn, {', '.join(TORCHVISION)} or a "
+                         f"timm name{' such as ' + ', '.join(near) if near else ''}.")
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=input_shape[0])
     except (OSError, RuntimeError) as error:

@@ -13,8 +13,8 @@ from .pocket.digit_styles import load_images
 QUICKSTART_ALGORITHMS = ("ERM", "SAM", "DomainFusion")
 QUICKSTART_DATASET = "DigitStyles"
 QUICKSTART_STEPS = 300  # four epochs at batch size 16
-# Shared by the three algorithms: a sweep gives its --hparams to every one of them. The first line concerns all three; the
-# second fits DomainFusion's generation and LD into minutes on two cores, everything else is at the table's defaults.
+# Shared by the three algorithms: a sweep gives its --hparams to every one of them. The first line concerns all three;
+# the second fits DomainFusion's generation and LD into minutes on two cores; all else is at the table's defaults.
 QUICKSTART_HPARAMS = {"batch_size": 16, "backbone": "resnet10t", "pretrained": False,
                       "generation_interval": 1, "generation_budget": 400, "denoising_steps": 8, "ld_images": 8}
 

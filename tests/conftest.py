@@ -1,4 +1,4 @@
-"""What several test files need: a tiny diffusion model, a tiny dataset, a run of the host's objects without its script."""
+"""What several test files need: a tiny diffusion model, a tiny dataset, a run of the host without its script."""
 
 import sys
 

@@ -79,7 +79,8 @@ def test_the_hosts_image_folders_are_checked(tmp_path):
 def test_an_environment_smaller_than_the_batch():
     """The host would wait for ever here."""
     small = TensorDataset(torch.zeros(5, 3, 8, 8), torch.zeros(5))
-    with pytest.raises(InputError, match=r"5 images in its in-split, fewer than batch_size 6: lower it.*\"batch_size\": 5"):
+    sentence = r"5 images in its in-split, fewer than batch_size 6: lower it.*\"batch_size\": 5"
+    with pytest.raises(InputError, match=sentence):
         host.module("lib.fast_data_loader").InfiniteDataLoader(small, None, 6, 0)
     loader = host.module("lib.fast_data_loader").InfiniteDataLoader(small, torch.ones(5), 6, 0)
     assert len(next(iter(loader))[0]) == 6  # with weights the host draws a full batch

@@ -72,7 +72,8 @@ def test_minibatches_come_from_every_domain_and_are_seeded_by_the_step(dataset):
     assert torch.equal(torch.get_rng_state(), before), "a raw minibatch would now depend on generation"
     assert x.shape == (8, 3, 32, 32) and y.shape == (8,)
     for i in range(8):
-        matches = [key for key, image in store.images.items() if torch.equal(pixels.to_store(x[i:i + 1] * 2 - 1)[0], image)]
+        stored = pixels.to_store(x[i:i + 1] * 2 - 1)[0]
+        matches = [key for key, image in store.images.items() if torch.equal(stored, image)]
         assert [key[0] for key in matches] == [i // 4] and store.labels[matches[0]] == y[i]
     other = dataset(budget=8)
     other.refresh(0, darken, 3)

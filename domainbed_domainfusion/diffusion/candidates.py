@@ -32,8 +32,8 @@ class CandidateSampler:
                  guidance_scale: float = 7.5, scheduler: str = "ddim", batch_size: int | None = None,
                  timestep_spacing: str = "leading") -> None:
         """steps: of the whole schedule, of which the part `strength` in (0, 1] is run; guidance_scale: at most 1
-        means no guidance; scheduler, timestep_spacing: see `LatentDiffusion.scheduler`; batch_size: candidates per U-Net call (twice
-        as many rows with guidance), None for all; out of memory halves it for good.
+        means no guidance; scheduler, timestep_spacing: see `LatentDiffusion.scheduler`; batch_size: candidates per
+        U-Net call (twice as many rows with guidance), None for all; out of memory halves it for good.
 
         Raises InputError if no step would be run.
         """

@@ -16,7 +16,7 @@ from .conftest import CLASS_NAMES
 
 SEEDS = [[1, 2], [3, 4], [5, 6]]
 SOLVERS = {"ddim": ("DDIMScheduler", {}), "pndm": ("PNDMScheduler", {}),
-           "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}), 
+           "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
            "folder": ("PNDMScheduler", {})}
 
 
@@ -25,9 +25,9 @@ def pipeline(folder):
     return diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
 
 
-def reference(pipeline, scheduler, image, prompt, seed, output_type, **options):
+def reference(pipeline, scheduler, image, prompt, seed, output_type, timestep_spacing="leading", **options):
     name, extra = SOLVERS.get(scheduler, (scheduler, {}))
-    solver = getattr(diffusers, name).from_config(pipeline.scheduler.config, **extra)
+    solver = getattr(diffusers, name).from_config(pipeline.scheduler.config, timestep_spacing=timestep_spacing, **extra)
     # the pipeline's constructor mends scheduler settings (clipping, first timestep); a mere assignment does not
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(
         **{**pipeline.components, "scheduler": solver}, requires_safety_checker=False)
@@ -39,14 +39,16 @@ def reference(pipeline, scheduler, image, prompt, seed, output_type, **options):
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*clip_sample:FutureWarning", "ignore::DeprecationWarning")
 
 
-@pytest.mark.parametrize("scheduler, steps, strength, guidance", [
-    ("ddim", 12, 0.8, 7.5), ("pndm", 12, 0.8, 7.5), ("dpmsolver++", 12, 0.8, 7.5), ("folder", 7, 0.5, 2.0),
-    ("ddim", 5, 1.0, 1.0), ("dpmsolver++", 20, 0.3, 7.5)])
+@pytest.mark.parametrize("scheduler, steps, strength, guidance, spacing", [
+    ("ddim", 12, 0.8, 7.5, "leading"), ("pndm", 12, 0.8, 7.5, "leading"), ("dpmsolver++", 12, 0.8, 7.5, "leading"),
+    ("folder", 7, 0.5, 2.0, "leading"), ("ddim", 5, 1.0, 1.0, "leading"), ("dpmsolver++", 20, 0.3, 7.5, "leading"),
+    ("ddim", 12, 0.8, 7.5, "trailing"), ("pndm", 12, 0.8, 7.5, "trailing"), ("dpmsolver++", 8, 0.8, 7.5, "trailing")])
 def test_candidates_are_the_pipelines(ldm, prompts, pipeline, images, labels, scheduler, steps, strength, guidance,
-                                      record_property):
-    sampler = CandidateSampler(ldm, prompts, steps, strength, guidance, scheduler)
+                                      spacing, record_property):
+    sampler = CandidateSampler(ldm, prompts, steps, strength, guidance, scheduler, timestep_spacing=spacing)
     ours = sampler.sample(images, labels, SEEDS)
-    options = {"num_inference_steps": steps, "strength": strength, "guidance_scale": guidance}
+    options = {"num_inference_steps": steps, "strength": strength, "guidance_scale": guidance,
+               "timestep_spacing": spacing}
     worst = {"latent": 0.0, "pt": 0.0}
     for i, row in enumerate(SEEDS):
         for j, seed in enumerate(row):
@@ -54,7 +56,7 @@ def test_candidates_are_the_pipelines(ldm, prompts, pipeline, images, labels, sc
             for kind, mine in (("latent", ours.latents[i, j]), ("pt", ours.images[i, j] / 2 + 0.5)):
                 theirs, _ = reference(pipeline, scheduler, images[i], prompt, seed, kind, **options)
                 worst[kind] = max(worst[kind], (mine - theirs).abs().max().item())
-    print(f"{scheduler} {steps} steps: max difference {worst}")
+    print(f"{scheduler} {spacing} {steps} steps: max difference {worst}")
     record_property("max_difference", worst)
     assert worst["latent"] < 2e-5 and worst["pt"] < 2e-5
     assert ours.images.std() > 0.05
