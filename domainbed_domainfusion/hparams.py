@@ -116,7 +116,8 @@ DOMAINFUSION = (
     # generation: Algorithm 1, lines 4 to 13
     Hparam("candidates", 3, *_integer(1), "N_c, images generated for each one kept", "S", search=PAPER_CANDIDATES),
     Hparam("generation_interval", 5, *_integer(1), "Itv, epochs from one round of generation to the next", "S"),
-    Hparam("generation_budget", 0, *_integer(0), "images replaced in a round, over all domains; 0: every one", "ours"),
+    Hparam("generation_budget", 0, *_integer(0), "images in the generate-dataset, over all domains; 0: every "
+           "training image", "ours"),
     Hparam("updating", True, *FLAG, "true: a round starts from earlier results; false: one round, in the first epoch",
            "S"),
     Hparam("sampling_strategy", True, *FLAG, "choose content and style among the candidates; false: one candidate, "

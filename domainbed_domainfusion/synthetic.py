@@ -1,7 +1,7 @@
 """The generate-dataset of Algorithm 1: what was generated, from what, in which round; refresh and sample.
 
-It starts as a copy of the raw in-splits (nothing is stored for that) and is overwritten image by image: a round
-replaces every image, or `budget` of them. Nothing but the training in-splits is ever read.
+It starts as a copy of the raw in-splits, or of `budget` images of them (nothing is stored for that), and every round
+overwrites all of it, starting from what the round before made. Nothing but the training in-splits is ever read.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class GenerateDataset:
         size: pixels a side of a stored image (3 × size × size bytes each, in memory).
         pixel_range: the classifier's pixel range.
         seed: the run's seed; with (environment, index, round, candidate) it seeds each candidate.
-        budget: images replaced in a round over all domains; 0 for every image.
+        budget: images in it, over all domains; 0 for every image of the in-splits.
         candidates: N_c.
         workers: loader processes per domain, as the host's dataset sets them.
         gallery: where some images' versions are kept as pictures, or None.
@@ -58,6 +58,7 @@ class GenerateDataset:
         self.candidates = candidates
         self.workers = workers
         self.gallery = gallery
+        self.keys = self._choose_keys()
         self.rounds = 0
         self.images: dict[Key, torch.Tensor] = {}  # the latest generated version, (3, size, size) uint8
         self.labels: dict[Key, int] = {}
@@ -72,37 +73,30 @@ class GenerateDataset:
         image, label = self._raw[split][index]
         return pixels.stored_version(image, self.size), int(label)
 
-    def keys_of_round(self, number: int) -> list[Key]:
-        """The images that round `number` (1, 2, …) replaces: all, or the next `budget` in a seeded order per domain.
+    def _choose_keys(self) -> list[Key]:
+        """What the generate-dataset is made of: every in-split image, or `budget` in a seeded order, evenly by domain.
 
-        The gallery's images are the first of that order and belong to every round, so that their versions can be
-        followed.
+        The gallery's images are the first of that order.
         """
         chosen = []
         for split, in_split in enumerate(self.in_splits):
             order = torch.randperm(len(in_split.keys), generator=generator_of(
-                self.seed, "generation order", in_split.environment)).tolist()
-            keys = [(split, in_split.keys[position]) for position in order]
-            share = len(range(split, self.budget, len(self.in_splits))) if self.budget else len(keys)
-            followed = keys[:min(self.gallery.per_domain if self.gallery else 0, share)]
-            rest = keys[len(followed):]
-            wanted = min(share - len(followed), len(rest))
-            start = (number - 1) * wanted
-            chosen += followed + [rest[(start + i) % len(rest)] for i in range(wanted)]
+                self.seed, "generate-dataset", in_split.environment)).tolist()
+            share = len(range(split, self.budget, len(self.in_splits))) if self.budget else len(order)
+            chosen += [(split, in_split.keys[position]) for position in order[:share]]
         return chosen
 
     def refresh(self, step: int, generate: Generate, batch_size: int) -> int:
-        """One round (Algorithm 1, lines 5 to 13): replace images by what `generate` makes of their latest version.
+        """One round (Algorithm 1, lines 5 to 13): replace each image by what `generate` makes of its latest version.
 
         Returns how many were replaced. `batch_size` is speed only: every candidate has a seed of its own.
         """
         number = self.rounds + 1
-        keys = self.keys_of_round(number)
         replaced = {}
-        with tqdm(total=len(keys), desc=f"generation round {number}", file=sys.__stderr__, disable=None,
+        with tqdm(total=len(self.keys), desc=f"generation round {number}", file=sys.__stderr__, disable=None,
                   leave=False) as progress:  # the terminal's stderr: the host copies its own into err.txt
-            for start in range(0, len(keys), batch_size):
-                batch = keys[start:start + batch_size]
+            for start in range(0, len(self.keys), batch_size):
+                batch = self.keys[start:start + batch_size]
                 versions = [self.version(key) for key in batch]
                 images = pixels.from_store(torch.stack([image for image, _ in versions]))
                 labels = torch.tensor([label for _, label in versions])

@@ -55,13 +55,15 @@ def test_the_result_does_not_depend_on_the_batch(dataset):
     assert all(torch.equal(image, stores[1].images[key]) for key, image in stores[0].images.items())
 
 
-def test_a_budget_goes_round_every_image(dataset):
-    store = dataset(budget=8)  # in-splits of 17 and 18 images, four of each in a round
-    rounds = [store.keys_of_round(number) for number in range(1, 6)]
-    assert all(len(set(keys)) == 8 for keys in rounds)
-    assert all(sum(key[0] == split for key in keys) == 4 for keys in rounds for split in (0, 1))
-    assert len({key for keys in rounds for key in keys}) == 35
-    assert store.keys_of_round(2) == rounds[1]
+def test_a_budget_is_a_seeded_part_that_every_round_updates(dataset):
+    store = dataset(budget=7)  # of in-splits of 17 and 18 images
+    assert len(set(store.keys)) == 7 and [sum(key[0] == split for key in store.keys) for split in (0, 1)] == [4, 3]
+    assert store.keys == dataset(budget=7).keys != dataset(budget=7, seed=4).keys
+    assert set(store.keys) <= set(dataset(budget=0).keys)
+    for number in (1, 2):
+        before = {key: store.version(key)[0] for key in store.keys}
+        assert store.refresh(number, darken, 3) == 7 and store.images.keys() == before.keys()
+        assert not any(torch.equal(image, before[key]) for key, image in store.images.items())
 
 
 def test_minibatches_come_from_every_domain_and_are_seeded_by_the_step(dataset):
@@ -84,12 +86,12 @@ def test_minibatches_come_from_every_domain_and_are_seeded_by_the_step(dataset):
 def test_only_in_splits_are_read(dataset, host_run):
     store = dataset()
     allowed = {(split, key) for split, in_split in enumerate(store.in_splits) for key in in_split.keys}
-    assert set(store.keys_of_round(1)) == allowed
+    assert set(store.keys) == allowed and len(store.keys) == 35
 
 
 def test_the_gallery_holds_the_versions_and_counts_the_choices(dataset, tmp_path):
     store = dataset(budget=8, gallery=Gallery(str(tmp_path), 2, ["zero", "one", "two", "three"]))
-    originals = {key: store.version(key)[0] for key in store.keys_of_round(1)}
+    originals = {key: store.version(key)[0] for key in store.keys}
     for number in (1, 2):
         store.refresh(step=10 * number, generate=darken, batch_size=4)
     index = json.loads((tmp_path / "generated" / "gallery.json").read_text())
