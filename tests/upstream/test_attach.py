@@ -36,7 +36,8 @@ def test_one_line_is_added_and_taken_away(domainbed_dir, copy):
 
 
 def test_the_patch_file_does_the_same(domainbed_dir, copy):
-    subprocess.run(["git", "apply", "--unidiff-zero", str(ROOT / "patches" / "0001-register.patch")], cwd=copy, check=True)
+    patch = ROOT / "patches" / "0001-register.patch"
+    subprocess.run(["git", "apply", "--unidiff-zero", str(patch)], cwd=copy, check=True)
     assert (copy / attach.PATCHED).read_text() == (domainbed_dir / attach.PATCHED).read_text() + attach.LINE + "\n"
     assert attach.check(copy) == 0
 
