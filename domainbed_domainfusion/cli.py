@@ -47,6 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--input_dir", type=Path, required=True, help="a sweep's output folder; it is only read")
     report.add_argument("--output", type=Path, default=Path("report.html"), help="default: %(default)s")
     report.set_defaults(run=_report)
+
+    predict = verbs.add_parser("predict", help="class probabilities of images, from a finished run's model.pkl of any "
+                                               "algorithm of the host")
+    predict.add_argument("model", type=Path, help="a model.pkl, or the job folder it lies in")
+    predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
+    predict.add_argument("--output", type=Path, help="a CSV file with the probability of every class")
+    predict.add_argument("--class_names", nargs="+", help="in label order; default: the run's own")
+    predict.add_argument("--data_dir", help="the run's data folder now, for its class names; default: where it was")
+    predict.add_argument("--top", type=int, default=3, help="classes shown for each image; default: %(default)s")
+    predict.set_defaults(run=_predict)
     return parser
 
 
@@ -69,6 +79,12 @@ def _report(arguments: argparse.Namespace) -> None:
     from .report import write
     for path in write(arguments.input_dir, arguments.output):
         print(path)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from .predict import predict
+    predict(arguments.model, arguments.images, arguments.output, arguments.class_names, arguments.data_dir,
+            arguments.top)
 
 
 if __name__ == "__main__":
