@@ -57,6 +57,22 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--data_dir", help="the run's data folder now, for its class names; default: where it was")
     predict.add_argument("--top", type=int, default=3, help="classes shown for each image; default: %(default)s")
     predict.set_defaults(run=_predict)
+
+    generate = verbs.add_parser("generate", help="generated images with their provenance, as an image folder: of "
+                                                 "a run, or of your own images without training")
+    what = generate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", dest="job", type=Path, help="a job folder trained with the hparam save_generated")
+    what.add_argument("--data", type=Path, help="a folder environment/class/image; run again to continue")
+    generate.add_argument("--output", type=Path, required=True, help="folder of environment/class/image.png and "
+                                                                     "provenance.csv")
+    generate.add_argument("--rounds", type=int, help="--run: the round to write (default: the last saved); --data: "
+                                                     "rounds to run, each from the results before (default: 1)")
+    generate.add_argument("--ldm", help="--data: the hparam ldm")
+    generate.add_argument("--classifier", type=Path, help="--data: a model.pkl that judges content; without one "
+                                                          "content is chosen by its likeness to the original alone")
+    generate.add_argument("--hparams", help="--data: a JSON object of DomainFusion's hparams")
+    generate.add_argument("--seed", type=int, help="--data: default 0")
+    generate.set_defaults(run=_generate)
     return parser
 
 
@@ -85,6 +101,25 @@ def _predict(arguments: argparse.Namespace) -> None:
     from .predict import predict
     predict(arguments.model, arguments.images, arguments.output, arguments.class_names, arguments.data_dir,
             arguments.top)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from . import register  # noqa: F401 - the host knows our algorithms
+    from .checks import check_hparams_text
+    from .errors import InputError
+    from .generate import generate_from_folder, generate_from_run
+    if arguments.rounds is not None and arguments.rounds < 1:
+        raise InputError(f"--rounds is {arguments.rounds}, but must be 1 or more.")
+    if arguments.job:
+        for name in ("ldm", "classifier", "hparams", "seed"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name} goes with --data: with --run the images are those that the run made.")
+        return generate_from_run(arguments.job, arguments.output, arguments.rounds)
+    given = check_hparams_text(arguments.hparams or "{}")
+    if arguments.ldm:
+        given["ldm"] = arguments.ldm
+    generate_from_folder(arguments.data, arguments.output, given, arguments.classifier, arguments.rounds or 1,
+                         arguments.seed or 0)
 
 
 if __name__ == "__main__":

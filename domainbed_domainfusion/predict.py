@@ -30,7 +30,7 @@ def predict(model: Path, images: Sequence[Path], output: Optional[Path] = None,
     names = names_for(trained, class_names, data_dir)
     transform = trained.evaluation_transform(data_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    algorithm = trained.algorithm(device, names)
+    algorithm = trained.algorithm(device, transform, names)
     predicted, broken = [], []
     batches = [paths[start:start + BATCH] for start in range(0, len(paths), BATCH)]
     for batch in tqdm(batches, "predicting", unit="batch", disable=None if len(batches) > 1 else True):

@@ -18,7 +18,7 @@ import torch
 import torchvision
 from PIL import Image, ImageFile
 
-from . import host, pixels, register  # noqa: F401 - register: the host knows our algorithms
+from . import context, host, pixels, register  # noqa: F401 - register: the host knows our algorithms
 from .errors import InputError
 from .hparams import POCKET_DATASETS
 
@@ -63,11 +63,14 @@ class TrainedModel:
         """The host's dataset class of the run; raises InputError if this host does not know it."""
         return _named(host.datasets, self.args["dataset"], host.datasets.MultipleDomainDataset, "dataset", self.path)
 
-    def algorithm(self, device: torch.device, class_names: Optional[list[str]] = None) -> torch.nn.Module:
-        """The trained algorithm in eval mode; neither pre-trained weights nor a diffusion model is looked for.
+    def algorithm(self, device: torch.device, transform: Callable,
+                  class_names: Optional[list[str]] = None) -> torch.nn.Module:
+        """The trained algorithm in eval mode, with no look for published weights or for DomainFusion's diffusion model.
 
-        class_names: for algorithms that ask a diffusion model about them. Raises InputError if the state does not fit.
+        transform: what its images come through; class_names: for algorithms that put them into prompts.
+        Raises InputError if the state does not fit.
         """
+        context.dataset_built(_Evaluated(transform))
         kind = _named(host.algorithms, self.args["algorithm"], host.algorithms.Algorithm, "algorithm", self.path)
         try:
             with _untrained():
@@ -139,6 +142,14 @@ class TrainedModel:
             except _Root as found:
                 return found.args[0]
         return None
+
+
+class _Evaluated:
+    """Stands for the run's dataset: all that an algorithm may learn from it here is the transform."""
+
+    def __init__(self, transform: Callable):
+        self.transform = transform
+        self.datasets = [self]
 
 
 class _Root(Exception):

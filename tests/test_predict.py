@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from domainbed_domainfusion import cli, context, host, pixels
+from domainbed_domainfusion import cli, context, host, trained
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.trained import TrainedModel
 from .conftest import TinyDigits
@@ -145,6 +145,19 @@ def test_no_diffusion_model_and_no_pretrained_weights_are_loaded(data, tmp_path,
         expected = model.predict(dataset[0][2][0][None]).softmax(-1)[0].tolist()
     row = next(row for row in read(tmp_path / "p.csv") if row["file"] == dataset[0].samples[2][0])
     assert [float(row[name]) for name in sorted(CLASSES)] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("hparams", [{"resnet18": True, "resnet50_augmix": False}, {"resnet50_augmix": True}])
+def test_the_hosts_resnets_are_built_without_published_weights(monkeypatch, hparams):
+    def fail(*arguments, **options):
+        raise AssertionError("weights were asked for")
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
+    values = {**host.hparams_registry.default_hparams("ERM", "PACS"), **hparams}
+    with trained._untrained():
+        assert host.networks.ResNet((3, 224, 224), values).n_outputs == (512 if values["resnet18"] else 2048)
+    with pytest.raises(AssertionError, match="weights were asked for"):
+        host.networks.ResNet((3, 224, 224), values)
 
 
 @pytest.mark.parametrize("content", [b"no image", None])

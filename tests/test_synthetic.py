@@ -261,6 +261,16 @@ def test_too_small_a_disk_is_found_before_the_first_round(saving):
         saved.check_space(rounds=24, images=6_000_000, size=320)
 
 
+def test_images_in_another_memory_format_are_saved(saving):
+    def channels_last(*batch):
+        made = darken(*batch)
+        return Generated(made.images.contiguous(memory_format=torch.channels_last), made.content, made.style)
+    first, again = saving(budget=5), saving(budget=5)
+    first.refresh(0, channels_last, 8)
+    again.refresh(0, never, 8)
+    assert equal(first, again)
+
+
 def test_a_folder_without_saved_rounds_is_refused(saving, tmp_path):
     with pytest.raises(InputError, match="holds no saved generated images"):
         SavedRun.open(tmp_path)
