@@ -132,6 +132,8 @@ DOMAINFUSION = (
            "ours (S: fewer than 50)"),
     Hparam("strength", 0.8, *_number(0, 1, open_low=True), "share of the schedule that image-to-image runs", "S"),
     Hparam("guidance_scale", 7.5, *_number(0), "classifier-free guidance; 1 and less: none", "S"),
+    Hparam("guidance_interval", 1.0, *_number(0, 1), "share of the executed steps, from the first, that are guided",
+           "ours (Kynkäänniemi et al. 2024)"),
     Hparam("scheduler", "ddim", *_one_of("ddim", "pndm", "dpmsolver++", "folder"), "solver; folder: the model's own",
            "ours"),
     Hparam("timestep_spacing", "trailing", *_one_of("trailing", "leading"), "trailing begins at the noise that strength "
