@@ -105,8 +105,8 @@ DOMAINFUSION = (
     Hparam("lambda2", 0.5, *_number(0), "weight of the Latent Distillation loss", "S"),
     Hparam("lambda3", 0.5, *_number(0), "weight of the generated minibatch's cross-entropy", "S"),
     # the frozen diffusion model
-    Hparam("ldm", "CompVis/stable-diffusion-v1-4", *TEXT, "hub id or folder of a Stable Diffusion 1.x, or pocket, "
-           "the embedded one", "S", pocket="pocket"),
+    Hparam("ldm", "CompVis/stable-diffusion-v1-4", *TEXT, "hub id, folder or .safetensors file of a Stable "
+           "Diffusion 1.x, or pocket, the embedded one", "S", pocket="pocket"),
     Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
     Hparam("ldm_dtype", "auto", *_one_of("auto", "float32", "float16", "bfloat16"),
            "auto: float32 on a CPU, float16 on a GPU", "ours"),
