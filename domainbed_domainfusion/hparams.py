@@ -110,6 +110,8 @@ DOMAINFUSION = (
     Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
     Hparam("ldm_dtype", "auto", *_one_of("auto", "float32", "float16", "bfloat16"),
            "auto: float32 on a CPU, float16 on a GPU", "ours"),
+    Hparam("ldm_decoder", None, *OPTIONAL_TEXT, "folder or hub id of an AutoencoderTiny that decodes in the VAE's "
+           "place", "ours"),
     Hparam("image_size", 320, *_integer(8), "pixels a side inside the diffusion model", "S", pocket=32),
     Hparam("prompt_template", "a photo of a {}", *TEMPLATE, "prompt of a class; no domain name is in it", "ours"),
     Hparam("class_names", None, *NAMES, "replaces the dataset's own class names in the prompts", "ours"),
