@@ -136,10 +136,10 @@ DOMAINFUSION = (
     Hparam("guidance_scale", 7.5, *_number(0), "classifier-free guidance; 1 and less: none", "S"),
     Hparam("guidance_interval", 1.0, *_number(0, 1), "share of the executed steps, from the first, that are guided",
            "ours (Kynkäänniemi et al. 2024)"),
-    Hparam("scheduler", "ddim", *_one_of("ddim", "pndm", "dpmsolver++", "folder"), "solver; folder: the model's own",
-           "ours"),
-    Hparam("timestep_spacing", "trailing", *_one_of("trailing", "leading"), "trailing begins at the noise that strength "
-           "names even with few steps; leading, diffusers' default here, begins lower", "ours (Lin et al. 2024)"),
+    Hparam("scheduler", "ddim", *_one_of("ddim", "pndm", "dpmsolver++", "lcm", "folder"), "solver; lcm: for latent "
+           "consistency models only; folder: the model's own", "ours"),
+    Hparam("timestep_spacing", "trailing", *_one_of("trailing", "leading"), "trailing begins at the noise that "
+           "strength names even with few steps; leading, diffusers' default here, begins lower", "ours (Lin et al. 2024)"),
     Hparam("generation_batch", 8, *_integer(1), "source images in one batch of generation", "ours", pocket=32),
     Hparam("gallery", 2, *_integer(0), "images per domain whose versions are kept as pictures", "ours"),
     # Latent Distillation: Algorithm 2

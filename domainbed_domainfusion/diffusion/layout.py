@@ -25,13 +25,14 @@ DECODER_FILES = ["config.json", WEIGHTS["vae"]]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
 
 
-def check_source(source: str, revision: str | None = None, decoder: str | None = None) -> Path:
-    """The local folder or file of `source`, once its layout has been checked, and that of `decoder` (`check_decoder`).
+def check_source(source: str, revision: str | None = None, decoder: str | None = None,
+                 scheduler: str | None = None) -> Path:
+    """The local folder or file of `source`, once its layout has been checked.
 
     source: a local folder in diffusers' Stable Diffusion 1.x layout, a hub id such as "CompVis/stable-diffusion-v1-4",
     or a single `.safetensors` checkpoint in the original release's layout. A hub id already in the hub's cache is
     taken from there without asking the network; otherwise its safetensors files are downloaded now. No weight is read
-    and no pickle is ever opened.
+    and no pickle is ever opened. decoder, scheduler: also checked, see `check_decoder` and `check_scheduler`.
     Raises InputError (one sentence with the remedy) for everything that could not be loaded later.
     """
     path = Path(source).expanduser()
@@ -50,7 +51,18 @@ def check_source(source: str, revision: str | None = None, decoder: str | None =
                          "CompVis/stable-diffusion-v1-4.")
     if decoder is not None:
         check_decoder(decoder, path)
+    if scheduler is not None:
+        check_scheduler(scheduler, path)
     return path
+
+
+def check_scheduler(name: str, ldm: Path) -> None:
+    """InputError for "lcm" (latent consistency) where the checked source `ldm` was not distilled for it."""
+    own = _json(config_folder(ldm), "scheduler/scheduler_config.json").get("_class_name")
+    if name == "lcm" and own != "LCMScheduler":
+        raise InputError(f"The scheduler lcm needs a latent consistency model, but the model in {ldm} has a {own}: use "
+                         "ddim, pndm or dpmsolver++, or a model with an LCMScheduler, such as "
+                         "SimianLuo/LCM_Dreamshaper_v7.")
 
 
 def check_decoder(source: str, ldm: Path) -> Path:
@@ -79,8 +91,8 @@ def check_decoder(source: str, ldm: Path) -> Path:
 def _check_decoder_folder(folder: Path) -> None:
     kind = _json(folder, "config.json").get("_class_name")
     if kind != "AutoencoderTiny":
-        raise InputError(f"The decoder in {folder} is of class {kind}, not an AutoencoderTiny: give the folder of one, such "
-                         "as madebyollin/taesd.")
+        raise InputError(f"The decoder in {folder} is of class {kind}, not an AutoencoderTiny: give the folder of one, "
+                         "such as madebyollin/taesd.")
     _check_weights(folder, WEIGHTS["vae"])
 
 

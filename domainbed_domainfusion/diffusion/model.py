@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .layout import check_decoder, check_source, config_folder, tokenizer_folder
+from .layout import check_decoder, check_scheduler, check_source, config_folder, tokenizer_folder
 
 __all__ = ["LatentDiffusion", "check_source"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-SCHEDULERS = {"ddim": "DDIMScheduler", "pndm": "PNDMScheduler", "dpmsolver++": "DPMSolverMultistepScheduler"}
+SCHEDULERS = {"ddim": "DDIMScheduler", "pndm": "PNDMScheduler", "dpmsolver++": "DPMSolverMultistepScheduler",
+              "lcm": "LCMScheduler"}
 SCHEDULER_OPTIONS = {"pndm": {"skip_prk_steps": True}, "dpmsolver++": {"algorithm_type": "dpmsolver++"}}
 DECODER_SLICE = 2**20  # pixels decoded at once: ten 320x320 images
 
@@ -49,6 +50,7 @@ class LatentDiffusion:
         self.scaling_factor: float = self._vae.config.scaling_factor
         self.scale_factor: int = 2 ** (len(self._vae.config.block_out_channels) - 1)  # pixels per latent
         self.latent_channels: int = self._vae.config.latent_channels
+        self.embeds_guidance: bool = self._unet.config.time_cond_proj_dim is not None  # a latent consistency model
 
     @classmethod
     def load(cls, source: str, *, device, dtype: str = "float32", revision: str | None = None,
@@ -120,13 +122,18 @@ class LatentDiffusion:
         images = [self._decoder.decode(part / self._decoder.config.scaling_factor).sample for part in slices]
         return torch.cat(images).float().clamp(-1, 1)
 
-    def predict_noise(self, latents: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
-        """ε_φ(z_t, t, c) of latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents."""
+    def predict_noise(self, latents: Tensor, timesteps: Tensor, embeddings: Tensor,
+                      guidance_scale: float = 1.0) -> Tensor:
+        """ε_φ(z_t, t, c) of latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents.
+
+        guidance_scale: for a U-Net that takes it as a condition (`embeds_guidance`); 1 is none, others ignore it.
+        """
         return self._unet(latents.to(self.device, self.dtype), timesteps.to(self.device),
-                          encoder_hidden_states=embeddings.to(self.device, self.dtype)).sample
+                          encoder_hidden_states=embeddings.to(self.device, self.dtype),
+                          timestep_cond=self._guidance(guidance_scale)).sample
 
     def scheduler(self, name: str, timestep_spacing: str = "leading"):
-        """A fresh diffusers scheduler with the folder's noise schedule: ddim, pndm, dpmsolver++, or the folder's own.
+        """A fresh diffusers scheduler with the folder's noise schedule: ddim, pndm, dpmsolver++, lcm, or folder, its own.
 
         timestep_spacing: "leading", Stable Diffusion 1.x's own, or "trailing" (Lin et al. 2024): with few steps only
         this one begins at the noise that the strength names.
@@ -136,6 +143,7 @@ class LatentDiffusion:
 
         if name not in (*SCHEDULERS, "folder"):
             raise InputError(f"The scheduler {name} is unknown: use one of {', '.join(SCHEDULERS)}, folder.")
+        check_scheduler(name, self._path)
         kind = SCHEDULERS.get(name, self._scheduler_config["_class_name"])
         config = {**self._scheduler_config, **SCHEDULER_OPTIONS.get(name, {}), "steps_offset": 1, "clip_sample": False,
                   "timestep_spacing": timestep_spacing}
@@ -150,6 +158,16 @@ class LatentDiffusion:
             sizes = " or ".join(str(near) for near in dict.fromkeys([below, max(smallest, -(-size // step) * step)]))
             raise InputError(f"An image size of {size} does not fit {self.source}, which needs a multiple of {step} "
                              f"pixels from {smallest} on: use {sizes}.")
+
+    def _guidance(self, scale: float) -> Tensor | None:
+        """The embedding (1, D) of a guidance scale, as diffusers' pipeline makes it."""
+        if not self.embeds_guidance:
+            return None
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        width = self._unet.config.time_cond_proj_dim
+        embedding = StableDiffusionImg2ImgPipeline.get_guidance_scale_embedding(None, torch.tensor([scale - 1]), width)
+        return embedding.to(self.device, self.dtype)
 
     def _text(self) -> tuple:
         if self._text_encoder is None:

@@ -74,8 +74,8 @@ def test_a_decoder_that_does_not_exist(folder, tmp_path):
 
 def test_a_decoder_of_another_kind(folder):
     assert sentence_of(folder, folder / "vae") == (
-        f"The decoder in {folder}/vae is of class AutoencoderKL, not an AutoencoderTiny: give the folder of one, such as "
-        "madebyollin/taesd.")
+        f"The decoder in {folder}/vae is of class AutoencoderKL, not an AutoencoderTiny: give the folder of one, such "
+        "as madebyollin/taesd.")
 
 
 @pytest.mark.parametrize("change, offered", [
