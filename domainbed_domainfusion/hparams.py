@@ -153,8 +153,8 @@ DOMAINFUSION = (
     Hparam("ld_draws", 1, *_integer(1), "T, draws of (t, noise) per image", "ours"),
     Hparam("ld_weighting", "uniform", *_one_of("uniform", "one_minus_alpha_bar", "snr"), "w[t]", "ours"),
     Hparam("ld_images", 0, *_integer(0), "images of the minibatch that it sees in a step; 0: all", "ours"),
-    Hparam("ld_batch", 8, *_integer(1), "images at once in its forward and backward passes (memory only)", "ours",
-           pocket=64),
+    Hparam("ld_batch", 0, *_integer(0), "images at once in its passes (memory only); 0: as many as fit, measured",
+           "ours"),
 )
 
 TABLES = {"SAM": SAM, "DomainFusion": BACKBONE + DOMAINFUSION}

@@ -37,5 +37,6 @@ class DiffusionSide:
                                       guidance_interval=hparams["guidance_interval"])
         distillation = LatentDistillation(ldm, prompts, draws=hparams["ld_draws"], weighting=hparams["ld_weighting"],
                                           gradient=hparams["ld_gradient"], corruption=hparams["ld_corruption"],
-                                          micro_batch=hparams["ld_batch"], gradient_mode=hparams["ld_gradient_mode"])
+                                          micro_batch=hparams["ld_batch"] or None,
+                                          gradient_mode=hparams["ld_gradient_mode"])
         return cls(ldm, candidates, distillation)
