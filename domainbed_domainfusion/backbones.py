@@ -87,7 +87,7 @@ def _from_torchvision(name: str, input_shape: tuple, pretrained: bool) -> tuple[
         network = torchvision.models.get_model(architecture, weights=weights if pretrained else None)
     except OSError as error:  # urllib's errors are OSErrors
         raise InputError(_no_weights(name, error)) from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:  # a download cut short, or another file in its place
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:  # a download cut short, or another file there
         raise InputError(f"The weights of the backbone {name} in {torch.hub.get_dir()}/checkpoints are broken "
                          f"({_reason(error)}): delete that file and run once with a network.") from error
     n_outputs = network.fc.in_features

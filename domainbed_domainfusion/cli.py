@@ -31,8 +31,8 @@ def _parser() -> argparse.ArgumentParser:
 
     # No character is an option's prefix here, so that every argument, --help included, reaches the host's own sweep.
     sweep = verbs.add_parser("sweep", add_help=False, prefix_chars="\0",
-                             help="the host's own sweep, with the host's own arguments (launch, delete_incomplete), or with a "
-                                  "sweep file's: launch FILE, --dry-run FILE, --check FILE")
+                             help="the host's own sweep (launch, delete_incomplete), with its own arguments or with those of "
+                                  "a sweep file: launch FILE, --dry-run FILE, --check FILE")
     sweep.add_argument("arguments", nargs="*")
     sweep.set_defaults(run=_sweep)
 

@@ -66,8 +66,8 @@ def launch(verb: str, path: Path, extra: Sequence[str]) -> int:
     given = sweep_files.parser().parse_args(list(extra))
     missing = [f"--{name}" for name in ("data_dir", "output_dir", "command_launcher") if getattr(given, name) is None]
     if missing:
-        raise InputError(f"`domainfusion sweep {verb} {path}` lacks {', '.join(missing)}: add what the host's own sweep "
-                         "needs as well.")
+        raise InputError(f"`domainfusion sweep {verb} {path}` lacks {', '.join(missing)}: add what the host's own "
+                         "sweep needs as well.")
     if given.command_launcher not in host.command_launchers.REGISTRY:
         raise unknown_name("command launcher", given.command_launcher, host.command_launchers.REGISTRY)
     for sweep in file.sweeps:

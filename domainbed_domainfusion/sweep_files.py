@@ -150,7 +150,8 @@ def _words(line: str) -> list[str]:
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
-        raise InputError(f"the quotes are not closed ({error}): write an argument and its values on one line.") from error
+        raise InputError(f"the quotes are not closed ({error}): write an argument and its values on one "
+                         "line.") from error
     if not words[0].startswith("--"):
         raise InputError(f"{line!r} is neither [folder] nor an argument of the host's sweep (--name values) nor a "
                          "# comment.")
@@ -168,6 +169,8 @@ def _with_argument(sweep: Sweep, words: list[str], line: int) -> Sweep:
     known = [action.dest for action in parser()._actions if action.dest not in OF_THE_LAUNCH]
     if name not in known:
         raise unknown_name("argument of the host's sweep", words[0], [f"--{each}" for each in known])
+    if name == "hparams" and len(words) != 2:
+        raise InputError("--hparams takes one JSON object in single quotes, like --hparams '{\"lr\": 0.0001}'.")
     parser().parse_args(words)
     return Sweep(sweep.file, sweep.line, sweep.folder, (*sweep.arguments, *words), {**sweep.lines, name: line})
 
@@ -176,12 +179,16 @@ def _no_test_envs(sweep: Sweep, given: list[str]) -> InputError:
     """The host's train script has --test_envs, its sweep has not."""
     dataset = sweep.given().datasets[0]
     names = getattr(getattr(host.datasets, dataset, None), "ENVIRONMENTS", None) or []
-    wrong = [name for name in given if name not in names]
-    nearest = difflib.get_close_matches(wrong[0].lower(), [name.lower() for name in names], 1, 0) if wrong else []
-    found = [name for name in names if name.lower() in nearest]
-    hint = f" ({dataset} has no environment {wrong[0]!r}; the nearest is {found[0]!r})" if found else ""
+    wrong = next((name for name in given if names and name not in names), None)
+    hint = f" ({dataset} has no environment {wrong!r}; the nearest is {_nearest(wrong, names)!r})" if wrong else ""
     return InputError(f"the host's sweep takes no --test_envs{hint}: write --single_test_envs, which leaves out each "
                       f"environment in turn{': ' if names else ''}{', '.join(names)}.")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The known name that `name` begins with (A for art_painting), else the most similar."""
+    begun = [each for each in known if name.lower().startswith(each.lower())]
+    return max(begun, key=len) if begun else difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def _check(sweep: Sweep) -> None:

@@ -3,6 +3,7 @@
 The FLOP counts (2 · MAC) of Stable Diffusion v1 are at 320 × 320, those of the classifiers at 224 × 224.
 """
 
+import functools
 import json
 import math
 
@@ -23,13 +24,17 @@ PICTURE = 3 * 320 * 320  # bytes of a gallery picture at most
 
 
 def hparams_of(args: dict) -> dict:
-    registry, seed_hash = host.hparams_registry, host.lib.misc.seed_hash
-    if args["hparams_seed"] == 0:
-        values = registry.default_hparams(args["algorithm"], args["dataset"])
-    else:
-        values = registry.random_hparams(args["algorithm"], args["dataset"],
-                                         seed_hash(args["hparams_seed"], args["trial_seed"]))
-    return {**values, **json.loads(args.get("hparams") or "{}")}
+    """As the host's train script chooses them."""
+    return {**_chosen(args["algorithm"], args["dataset"], args["hparams_seed"], args["trial_seed"]),
+            **json.loads(args.get("hparams") or "{}")}
+
+
+@functools.lru_cache(maxsize=None)
+def _chosen(algorithm: str, dataset: str, hparams_seed: int, trial_seed: int) -> dict:
+    if hparams_seed == 0:
+        return host.hparams_registry.default_hparams(algorithm, dataset)
+    seed = host.lib.misc.seed_hash(hparams_seed, trial_seed)
+    return host.hparams_registry.random_hparams(algorithm, dataset, seed)
 
 
 def in_splits(args: dict) -> list[int]:
