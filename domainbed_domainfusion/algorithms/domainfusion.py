@@ -15,7 +15,6 @@ from .. import context, hparams as table, host
 from ..diffusion import style
 from ..diffusion.distillation import surrogate
 from ..diffusion.layout import check_source
-from ..errors import InputError
 from ..gallery import Gallery
 from ..pixels import PixelRange
 from ..seeding import generator_of, seed_of
@@ -35,7 +34,7 @@ class DomainFusion(host.algorithms.ERM):
         table.check_values(hparams)
         super().__init__(input_shape, num_classes, num_domains, hparams)
         self.pixel_range = PixelRange.of(input_shape, context.current().dataset)
-        self.class_names = _class_names(hparams["class_names"], num_classes)
+        self.class_names = context.prompt_names(hparams["class_names"], num_classes)
         self.total_steps = context.current().total_steps
         self.step = 0
         self._diffusion: Optional["DiffusionSide"] = None  # noqa: F821 - imported with the model, at the first step
@@ -203,15 +202,3 @@ class Stopwatch:
 
 def _ld_values(confidence: torch.Tensor, value: torch.Tensor, a: torch.Tensor) -> dict[str, float]:
     return {"ld_loss": value.mean().item(), "ld_coefficient": a.mean().item(), "confidence": confidence.mean().item()}
-
-
-def _class_names(override: Optional[list[str]], num_classes: int) -> list[str]:
-    """The names that prompts use: the hparam `class_names`, else the dataset's, else the label numbers (said once)."""
-    names = context.current().class_names if override is None else override
-    if names is None:
-        print("This dataset has no class names: prompts use the label numbers (the hparam class_names overrides).")
-        names = [str(label) for label in range(num_classes)]
-    if len(names) != num_classes:
-        raise InputError(f"The hparam class_names has {len(names)} names, but the dataset has {num_classes} classes: "
-                         "give one name per class, in label order.")
-    return names
