@@ -260,7 +260,7 @@ def check(paths: Sequence[Path]) -> int:
     _check_tables(every)
     width = max(len(str(file.path)) for file in files)
     for file in files:
-        print(f"{str(file.path):{width}}  {len(file.sweeps):3} sweeps  {file.stated_jobs:6,} jobs")
+        print(f"{str(file.path):{width}}  {len(file.sweeps):3} sweep(s)  {file.stated_jobs:6,} jobs")
     folders = {job.output_dir for sweep in every for job in sweep.jobs(["--data_dir", "data", "--output_dir", "runs"])}
     print(f"{len(files)} files, {len(every)} sweeps, {sum(file.stated_jobs for file in files):,} jobs "
           f"({len(folders):,} different): every name is known, every hparam in range, every count as stated.")
