@@ -31,7 +31,8 @@ def _parser() -> argparse.ArgumentParser:
 
     # No character is an option's prefix here, so that every argument, --help included, reaches the host's own sweep.
     sweep = verbs.add_parser("sweep", add_help=False, prefix_chars="\0",
-                             help="the host's own sweep, with the host's own arguments (launch, delete_incomplete)")
+                             help="the host's own sweep (launch, delete_incomplete), with its own arguments or with those of "
+                                  "a sweep file: launch FILE, --dry-run FILE, --check FILE")
     sweep.add_argument("arguments", nargs="*")
     sweep.set_defaults(run=_sweep)
 
@@ -82,8 +83,8 @@ def _quickstart(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from .launchers import run_host_script
-    return run_host_script("sweep", arguments.arguments)
+    from .sweep_command import sweep
+    return sweep(arguments.arguments)
 
 
 def _attach(arguments: argparse.Namespace) -> Optional[int]:
