@@ -1,4 +1,4 @@
-"""The command line: `domainfusion quickstart | sweep | attach | report`; every verb calls one function."""
+"""The command line: `domainfusion quickstart | sweep | attach | report | figures`; every verb calls one function."""
 
 import argparse
 import sys
@@ -47,6 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--input_dir", type=Path, required=True, help="a sweep's output folder; it is only read")
     report.add_argument("--output", type=Path, default=Path("report.html"), help="default: %(default)s")
     report.set_defaults(run=_report)
+
+    figures = verbs.add_parser("figures", help="the supplement's figures of one DomainFusion run: generated versions, their "
+                                               "LD noise images, contrast reduction against random masking")
+    figures.add_argument("--run", type=Path, required=True, dest="folder", metavar="JOB", help="a job's folder")
+    figures.add_argument("--output", type=Path, help="default: generated/figures in the job's folder, where report looks")
+    figures.add_argument("--draws", type=int, default=32, help="of (t, noise) per LD noise image (default: %(default)s); "
+                                                               "time grows with it")
+    figures.add_argument("--ldm", help="hub id or folder in place of the run's own, where that has moved")
+    figures.set_defaults(run=_figures)
     return parser
 
 
@@ -68,6 +77,12 @@ def _attach(arguments: argparse.Namespace) -> Optional[int]:
 def _report(arguments: argparse.Namespace) -> None:
     from .report import write
     for path in write(arguments.input_dir, arguments.output):
+        print(path)
+
+
+def _figures(arguments: argparse.Namespace) -> None:
+    from .report.figures import write_figures
+    for path in write_figures(arguments.folder, arguments.output, arguments.draws, arguments.ldm):
         print(path)
 
 
