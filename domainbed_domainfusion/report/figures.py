@@ -35,7 +35,7 @@ def write_figures(folder: Path, output: Optional[Path] = None, draws: int = DRAW
     output = output or folder / "generated" / FOLDER
     from .figures_drawing import save  # these here, because diffusers and matplotlib take seconds to import
     from .figures_noise import NoiseImages
-    from .figures_supplement import supplement_figures
+    from .figures_supplement import note, supplement_figures
     from .page import figures_html
     noises = NoiseImages(run, draws, ldm)
     figures = supplement_figures(noises)
@@ -43,7 +43,7 @@ def write_figures(folder: Path, output: Optional[Path] = None, draws: int = DRAW
         write_atomically(output / drawn.file, lambda path: save(figure, path))
     command = shlex.join(["domainfusion", "figures", "--run", str(folder), "--draws", str(draws),
                           *(["--ldm", ldm] if ldm else [])])
-    index = {"command": command, "ldm": noises.hparams["ldm"], "draws": draws,
+    index = {"command": command, "ldm": noises.hparams["ldm"], "draws": draws, "note": note(noises),
              "figures": [asdict(drawn) for drawn, _ in figures]}
     write_atomically(output / INDEX, json.dumps(index, indent=1))
     write_atomically(output / PAGE, figures_html(run.name, output))

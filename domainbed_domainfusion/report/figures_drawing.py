@@ -10,9 +10,11 @@ from typing import Optional
 import numpy as np
 import torch
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 
 from .figures_noise import Noise
 
@@ -43,23 +45,29 @@ def top_of(groups: list[list[Row]]) -> float:
 
 
 def draw(heads: list[str], groups: list[list[Row]], top: float) -> Figure:
-    """The figure of groups of rows under column heads; `top` is the colour scale's end."""
+    """The figure of groups of rows under column heads; `top` is the colour scale's end.
+
+    Everything stands in one axes whose units are inches from the upper left corner.
+    """
     rows = [row for group in groups for row in group]
     fixed = HEAD + SCALE + BETWEEN * (len(groups) - 1) + sum(_height(row, 0) for row in rows)
     cell = min(LARGEST, (WIDTH - LABEL) / len(heads) - GAP, (HEIGHT - fixed) / len(rows))
-    height = fixed + cell * len(rows)
+    width, height = LABEL + len(heads) * (cell + GAP), fixed + cell * len(rows)
     with rc_context(STYLE):
-        figure = Figure(figsize=(LABEL + len(heads) * (cell + GAP), height))
+        figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
         for column, head in enumerate(heads):
-            _text(figure, LABEL + column * (cell + GAP) + cell / 2, HEAD - 0.05, head, va="bottom")
-        y, image = HEAD, None
+            _text(axes, LABEL + column * (cell + GAP) + cell / 2, HEAD - 0.05, head, va="bottom")
+        y, noise = HEAD, None
         for group in groups:
             for row in group:
-                image = _draw_row(figure, row, y, cell, top) or image
+                noise = _draw_row(axes, row, y, cell, top) or noise
                 y += _height(row, cell)
             y += BETWEEN
-        _draw_scale(figure, image, height)
+        _draw_scale(figure, axes, noise, height)
+        axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return figure
 
 
@@ -72,46 +80,38 @@ def _height(row: Row, cell: float) -> float:
     return cell + GAP + (NOTE if row.notes else 0)
 
 
-def _draw_row(figure: Figure, row: Row, y: float, cell: float, top: float) -> Optional[AxesImage]:
+def _draw_row(axes: Axes, row: Row, y: float, cell: float, top: float) -> Optional[AxesImage]:
     """Returns a noise image of the row, for the colour bar."""
     for number, line in enumerate(row.label):
         middle = y + cell / 2 + NOTE * (number - (len(row.label) - 1) / 2)
-        _text(figure, 0.04, middle, line, ha="left", va="center", weight="bold" if number == 0 else "normal",
+        _text(axes, 0.04, middle, line, ha="left", va="center", weight="bold" if number == 0 else "normal",
               color=SOFT if number else INK)
     drawn = None
     for column, content in enumerate(row.cells):
         x = LABEL + column * (cell + GAP)
         if content is None:
-            _text(figure, x + cell / 2, y + cell / 2, "–", va="center", color=SOFT)
+            _text(axes, x + cell / 2, y + cell / 2, "–", va="center", color=SOFT)
             continue
-        axes = figure.add_axes(_box(figure, x, y, cell, cell))
+        place = {"extent": (x, x + cell, y + cell, y), "origin": "upper"}
         if isinstance(content, Noise):
-            drawn = axes.imshow(content.magnitude.numpy(), cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+            drawn = axes.imshow(content.magnitude.numpy(), cmap="magma", vmin=0, vmax=top, interpolation="nearest",
+                                **place)
         else:
-            axes.imshow(content.permute(1, 2, 0).numpy())
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set(linewidth=0.4, color="#9aa1ab")
+            axes.imshow(content.permute(1, 2, 0).numpy(), **place)
+        axes.add_patch(Rectangle((x, y), cell, cell, fill=False, linewidth=0.4, edgecolor="#9aa1ab"))
         if row.notes:
-            _text(figure, x + cell / 2, y + cell + 0.04, row.notes[column], va="top")
+            _text(axes, x + cell / 2, y + cell + 0.04, row.notes[column], va="top")
     return drawn
 
 
-def _draw_scale(figure: Figure, image: AxesImage, height: float) -> None:
-    axes = figure.add_axes(_box(figure, LABEL, height - 0.42, 2.4, 0.11))
-    bar = figure.colorbar(image, cax=axes, orientation="horizontal", extend="max")
+def _draw_scale(figure: Figure, axes: Axes, noise: AxesImage, height: float) -> None:
+    _text(axes, LABEL, height - 0.47, "LD noise: root mean square of ε$_φ$ − ε per latent pixel", ha="left", va="bottom")
+    width = figure.get_figwidth()
+    scale = figure.add_axes((LABEL / width, 0.31 / height, 2.4 / width, 0.11 / height))
+    bar = figure.colorbar(noise, cax=scale, orientation="horizontal", extend="max")
     bar.outline.set_linewidth(0.4)
-    axes.tick_params(length=2, width=0.4, pad=1.5, labelsize=7)
-    _text(figure, LABEL, height - 0.47, "LD noise: root mean square of ε$_φ$ − ε per latent pixel", ha="left", va="bottom")
+    scale.tick_params(length=2, width=0.4, pad=1.5, labelsize=7)
 
 
-def _box(figure: Figure, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
-    """Inches from the upper left corner, as matplotlib's fractions from the lower left one."""
-    total_width, total_height = figure.get_size_inches()
-    return x / total_width, 1 - (y + height) / total_height, width / total_width, height / total_height
-
-
-def _text(figure: Figure, x: float, y: float, text: str, ha: str = "center", color: str = INK, **options) -> None:
-    left, bottom, _, _ = _box(figure, x, y, 0, 0)
-    figure.text(left, bottom, text, ha=ha, color=color, **options)
+def _text(axes: Axes, x: float, y: float, text: str, ha: str = "center", color: str = INK, **options) -> None:
+    axes.text(x, y, text, ha=ha, color=color, **options)

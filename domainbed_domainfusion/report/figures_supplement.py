@@ -22,7 +22,7 @@ CORRUPTIONS = {"contrast": "p · x", "mask": "random blocks"}
 
 
 def supplement_figures(noises: NoiseImages) -> list[tuple[Drawn, Figure]]:
-    """Figures 2, 3 and 4 of one run; all that takes the LDM is done when this returns."""
+    """Figures 3, 4 and 2 of one run; all that takes the LDM is done when this returns."""
     images = noises.run.images
     plain, complex_ = plainest_by_domain(images, IMAGES_SHOWN), most_complex(images, IMAGES_SHOWN)
     compared = list({image.key: image for image in (
@@ -30,11 +30,11 @@ def supplement_figures(noises: NoiseImages) -> list[tuple[Drawn, Figure]]:
     steps = len(plain) + len(complex_) + len(CORRUPTIONS) * len(compared)
     with tqdm(total=steps, desc="LD noise images", disable=None, leave=False) as progress:
         return [
-            _corruptions(noises, compared, progress.update),
-            _evolution(noises, plain, "fig3-evolution.png", "Generated versions and their LD noise images",
+            _evolution(noises, plain, "fig3-evolution.png", "Generated versions over the rounds (supplement, Fig. 3)",
                        "the image with the plainest background of each training domain", progress.update),
-            _evolution(noises, complex_, "fig4-complex-backgrounds.png", "Complex backgrounds", "of the followed images "
-                       "the third with the most complex backgrounds", progress.update)]
+            _evolution(noises, complex_, "fig4-complex-backgrounds.png", "Complex backgrounds (supplement, Fig. 4)",
+                       "the third of the followed images with the most complex backgrounds", progress.update),
+            _corruptions(noises, compared, progress.update)]
 
 
 def _evolution(noises: NoiseImages, images: list[Followed], file: str, title: str, which: str,
@@ -50,15 +50,14 @@ def _evolution(noises: NoiseImages, images: list[Followed], file: str, title: st
         label = (image.class_name, f"from {image.domain}", f"background {image.background:.3f}")
         groups.append([Row(label, [version and version.image for version in versions]),
                        Row(("LD noise",), [made.get(number) for number in rounds],
-                           [_note(made[number]) if number in made else "" for number in rounds])])
+                           [_told(made[number]) if number in made else "" for number in rounds])])
         numbers.append(_numbers(noises, image, [{"round": number, "corruption": noises.hparams["ld_corruption"],
                                                  **_values(noise)} for number, noise in made.items()]))
     heads = ["original" if number == 0 else f"round {number}\nstep {steps[number]}" for number in rounds]
     top = top_of(groups)
-    caption = (f"Shown: {which}, from training images only; each round starts from the one before. Below each version its "
-               f"LD noise image under the run's corruption ({noises.hparams['ld_corruption']}), with p and the LD loss: "
-               f"{noises.confidence_source}. {_measured(noises, images, top)} Background: the colour gradient per pixel that "
-               "three quarters of the pixels outside the central half of the original exceed.")
+    caption = (f"Shown: {which}; each round starts from the one before. Below each version is its LD noise image under the "
+               f"run's corruption ({noises.hparams['ld_corruption']}), with p and the LD loss; {noises.confidence_source}. "
+               f"{_scaled(top)}")
     return Drawn(file, title, caption, top, numbers), draw(heads, groups, top)
 
 
@@ -76,14 +75,15 @@ def _corruptions(noises: NoiseImages, images: list[Followed], update: Callable[[
             told += [{"round": 0, "corruption": corruption, **_values(noise)} for noise in made]
         numbers.append(_numbers(noises, image, told))
     top = top_of(groups)
-    caption = ("An original at stated confidences p, corrupted by contrast reduction (p · x) and by random masking "
-               "(1 − p of all blocks grey), each with its LD noise image and LD loss. Shown: the "
-               f"followed images with the plainest and the most complex background. {_measured(noises, images, top)}")
-    return (Drawn("fig2-corruptions.png", "Contrast reduction against random masking", caption, top, numbers),
+    caption = ("Originals corrupted at stated confidences p, by contrast reduction (p · x) and by random masking (1 − p of "
+               "all blocks grey), with the LD noise image and the LD loss of each. Shown: the followed images with the "
+               f"plainest and the most complex background. {_scaled(top)}")
+    title = "Contrast reduction against random masking (supplement, Fig. 2)"
+    return (Drawn("fig2-corruptions.png", title, caption, top, numbers),
             draw([f"p = {p:g}" for p in CONFIDENCES], groups, top))
 
 
-def _note(noise: Noise) -> str:
+def _told(noise: Noise) -> str:
     return f"p {noise.confidence:.2f} · LD {noise.value:.3f}"
 
 
@@ -96,10 +96,14 @@ def _numbers(noises: NoiseImages, image: Followed, noise: list[dict]) -> dict:
             "background": image.background, "noise": noise}
 
 
-def _measured(noises: NoiseImages, images: list[Followed], top: float) -> str:
-    """How the noise images are made and scaled, the same for all of a figure."""
-    size, factor = images[0].original.image.shape[-1], noises.scale_factor
-    return (f"An LD noise image is the size of ε_φ − ε, as root mean square over {noises.draws} draws of (t, ε) and the "
-            f"latent channels; all versions of an image share their draws. It has {size // factor} × {size // factor} latent "
-            f"pixels, each drawn {factor} image pixels wide, and one colour scale from 0 to {top:g} for the whole figure "
-            f"(what exceeds it, at most {1 - QUANTILE:.1%} of all latent pixels, is drawn as its top).")
+def _scaled(top: float) -> str:
+    return f"One colour scale, 0 to {top:g}; the top {100 * (1 - QUANTILE):.0f}\u202f% of all latent pixels are drawn alike."
+
+
+def note(noises: NoiseImages) -> str:
+    """How all noise images are made, for below the figures."""
+    size, factor = noises.run.images[0].original.image.shape[-1], noises.scale_factor
+    return ("All originals are training images of the run. An LD noise image is the root mean square of ε_φ − ε over "
+            f"{noises.draws} draws of (t, ε) and the latent channels; all pictures of one original share their draws. It has "
+            f"{size // factor} × {size // factor} latent pixels, each drawn as wide as {factor} image pixels. Background: the "
+            "colour gradient per pixel that three quarters of the pixels outside the central half of the original exceed.")

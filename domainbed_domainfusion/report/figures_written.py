@@ -35,11 +35,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a folder holds: the command that drew it, the LDM by name, draws per noise image, and the figures."""
+    """What a folder holds: the command that drew it, the LDM by name, how the noise images are made, the figures."""
 
     command: str
     ldm: str
-    draws: int
+    note: str
     shown: tuple[Shown, ...]
 
 
@@ -48,7 +48,7 @@ def read_figures(folder: Path) -> Optional[Figures]:
     try:
         index = json.loads((folder / INDEX).read_text())
         shown = tuple(one for one in (_shown(folder, Drawn(**entry)) for entry in index["figures"]) if one)
-        return Figures(index["command"], index["ldm"], index["draws"], shown) if shown else None
+        return Figures(index["command"], index["ldm"], index["note"], shown) if shown else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
