@@ -21,12 +21,12 @@ DRAWS = 32
 
 
 def write_figures(folder: Path, output: Optional[Path] = None, draws: int = DRAWS,
-                  ldm: Optional[str] = None) -> list[Path]:
+                  ldm: Optional[str] = None, data_dir: Optional[str] = None) -> list[Path]:
     """Draw the three figures of a job folder; return the files written, the page last.
 
     output: default `generated/figures` in the job folder, where `report` looks for them; draws: T, draws of (t, ε) per
-    noise image; ldm: hub id or folder in place of the run's own. Raises InputError, before anything is written, for a
-    folder that has nothing to draw from and for an LDM that cannot be used.
+    noise image; ldm, data_dir: in place of the run's own, where they have moved. Raises InputError, before anything is
+    written, for a folder that has nothing to draw from and for an LDM or a model.pkl that cannot be used.
     """
     if draws < 1:
         raise InputError(f"--draws is {draws}, but must be a whole number from 1 on.")
@@ -37,7 +37,7 @@ def write_figures(folder: Path, output: Optional[Path] = None, draws: int = DRAW
     from .figures_noise import NoiseImages
     from .figures_supplement import note, supplement_figures
     from .page import figures_html
-    noises = NoiseImages(run, draws, ldm)
+    noises = NoiseImages(run, draws, ldm, data_dir)
     figures = supplement_figures(noises)
     for drawn, figure in figures:
         write_atomically(output / drawn.file, lambda path: save(figure, path))

@@ -14,8 +14,8 @@ from ..diffusion.corruption import corrupt
 from ..diffusion.distillation import LatentDistillation
 from ..errors import InputError
 from ..pixels import from_store
-from ..saved_classifier import load_classifier
 from ..seeding import generator_of, seed_of
+from ..trained import TrainedModel
 from .figures_run import FiguresRun, Followed, Version
 
 
@@ -35,8 +35,11 @@ class NoiseImages:
     All images of one key share their seed, so that only the image and p differ between its versions.
     """
 
-    def __init__(self, run: FiguresRun, draws: int, ldm: Optional[str] = None):
-        """draws: T; ldm: hub id or folder in place of the run's own. Raises InputError if the LDM cannot be used."""
+    def __init__(self, run: FiguresRun, draws: int, ldm: Optional[str] = None, data_dir: Optional[str] = None):
+        """draws: T; ldm: hub id or folder in place of the run's own; data_dir: see `TrainedModel.evaluation_transform`.
+
+        Raises InputError if the LDM or a model.pkl that is there cannot be used.
+        """
         self.run, self.draws = run, draws
         self.hparams = {**run.hparams, "ldm": ldm or run.hparams["ldm"]}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,8 +49,8 @@ class NoiseImages:
             raise InputError(f"{str(error).rstrip('.')}; --ldm names another place of the run's model.") from error
         self._classifier = None
         if (run.folder / "model.pkl").is_file():
-            self._classifier = load_classifier(run.folder / "model.pkl", self.device, ldm=self.hparams["ldm"],
-                                               class_names=run.class_names)
+            trained = TrainedModel.read(run.folder)
+            self._classifier = trained.algorithm(self.device, trained.evaluation_transform(data_dir), run.class_names)
 
     @property
     def confidence_source(self) -> str:

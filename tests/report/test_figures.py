@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from domainbed_domainfusion import cli, host
+from domainbed_domainfusion import cli, context, host
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
@@ -42,6 +42,8 @@ def job(tmp_path, tiny_ldm) -> Path:
 @pytest.fixture(autouse=True)
 def few_dots(monkeypatch):
     monkeypatch.setattr(figures_drawing, "DPI", 30)
+    yield
+    context._current = context.TrainingContext()
 
 
 def change_hparams(folder: Path, **hparams) -> None:
@@ -332,6 +334,11 @@ def test_a_missing_ldm_is_refused_and_can_be_given(job, tiny_ldm):
     model["model_hparams"]["ldm"] = "/moved/away"
     torch.save(model, job / "model.pkl")
     assert len(write_figures(job, draws=1, ldm=tiny_ldm)) == 5
+
+
+def test_a_damaged_model_is_refused(job):
+    (job / "model.pkl").write_bytes(b"half")
+    assert refused(job).startswith(f"{job}/model.pkl is not a whole model.pkl of the host's train script")
 
 
 def test_draws_must_be_at_least_one(job):
