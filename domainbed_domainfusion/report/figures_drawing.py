@@ -5,6 +5,7 @@ colour vision, and a print in grey, see the same order.
 """
 
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Optional
 
 import numpy as np
@@ -21,6 +22,7 @@ from .figures_noise import Noise
 WIDTH, HEIGHT, DPI = 7.0, 9.2, 300  # inches at most, as a page's text has them
 LABEL, GAP, LARGEST = 1.08, 0.07, 1.15  # inches: the row labels, between cells, a cell at most
 HEAD, NOTE, BETWEEN, SCALE = 0.34, 0.17, 0.16, 0.72  # inches: column heads, a line of text, groups, the colour bar
+SCALE_WIDTH, LABEL_LETTERS = 2.9, 17  # inches that the words above the colour bar need; letters in a row's label
 STYLE = {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 7.5, "figure.facecolor": "white"}
 INK, SOFT = "#16191d", "#454b55"
 QUANTILE = 0.99  # of all latent pixels, the top of the colour scale: a few of them would else darken all others
@@ -52,7 +54,7 @@ def draw(heads: list[str], groups: list[list[Row]], top: float) -> Figure:
     rows = [row for group in groups for row in group]
     fixed = HEAD + SCALE + BETWEEN * (len(groups) - 1) + sum(_height(row, 0) for row in rows)
     cell = min(LARGEST, (WIDTH - LABEL) / len(heads) - GAP, (HEIGHT - fixed) / len(rows))
-    width, height = LABEL + len(heads) * (cell + GAP), fixed + cell * len(rows)
+    width, height = LABEL + max(SCALE_WIDTH, len(heads) * (cell + GAP)), fixed + cell * len(rows)
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
@@ -82,10 +84,11 @@ def _height(row: Row, cell: float) -> float:
 
 def _draw_row(axes: Axes, row: Row, y: float, cell: float, top: float) -> Optional[AxesImage]:
     """Returns a noise image of the row, for the colour bar."""
-    for number, line in enumerate(row.label):
-        middle = y + cell / 2 + NOTE * (number - (len(row.label) - 1) / 2)
-        _text(axes, 0.04, middle, line, ha="left", va="center", weight="bold" if number == 0 else "normal",
-              color=SOFT if number else INK)
+    lines = [(line, number == 0) for number, text in enumerate(row.label) for line in wrap(text, LABEL_LETTERS)]
+    for number, (line, first) in enumerate(lines):
+        middle = y + cell / 2 + NOTE * (number - (len(lines) - 1) / 2)
+        _text(axes, 0.04, middle, line, ha="left", va="center", weight="bold" if first else "normal",
+              color=INK if first else SOFT)
     drawn = None
     for column, content in enumerate(row.cells):
         x = LABEL + column * (cell + GAP)
@@ -105,7 +108,8 @@ def _draw_row(axes: Axes, row: Row, y: float, cell: float, top: float) -> Option
 
 
 def _draw_scale(figure: Figure, axes: Axes, noise: AxesImage, height: float) -> None:
-    _text(axes, LABEL, height - 0.47, "LD noise: root mean square of ε$_φ$ − ε per latent pixel", ha="left", va="bottom")
+    _text(axes, LABEL, height - 0.47, "LD noise: root mean square of ε$_φ$ − ε per latent pixel", ha="left",
+          va="bottom")
     width = figure.get_figwidth()
     scale = figure.add_axes((LABEL / width, 0.31 / height, 2.4 / width, 0.11 / height))
     bar = figure.colorbar(noise, cax=scale, orientation="horizontal", extend="max")

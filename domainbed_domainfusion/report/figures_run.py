@@ -69,8 +69,8 @@ def read_run(folder: Path) -> FiguresRun:
     if job.args is None:
         raise InputError(_no_job(folder))
     if job.args["algorithm"] != ALGORITHM:
-        raise InputError(f"{folder} is a run of {job.args['algorithm']}, which generates no images: give --run a run of "
-                         f"{ALGORITHM}.")
+        raise InputError(f"{folder} is a run of {job.args['algorithm']}, which generates no images: give --run a run "
+                         f"of {ALGORITHM}.")
     if not job.rows:
         raise InputError(f"{folder} has no result row yet, and its hparams stand there: wait for its first evaluation, "
                          "or give --run another run.")
@@ -83,7 +83,8 @@ def _no_job(folder: Path) -> str:
     jobs = [path for path in sorted(folder.iterdir()) if (path / "generated" / "gallery.json").is_file()]
     if jobs:
         return f"{folder} holds runs and is none itself: give --run one of them, for example {jobs[0]}."
-    return f"{folder} is not a job folder (no whole results.jsonl, no out.txt): give --run the folder of one {ALGORITHM} run."
+    return (f"{folder} is not a job folder (no whole results.jsonl, no out.txt): give --run the folder of one "
+            f"{ALGORITHM} run.")
 
 
 def _read_gallery(folder: Path, followed: int) -> tuple[list[str], list[Followed]]:
@@ -101,8 +102,8 @@ def _read_gallery(folder: Path, followed: int) -> tuple[list[str], list[Followed
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): take it from a backup, or give --run "
                          "another run.") from error
     if not images:
-        raise InputError(f"No picture that {path} names can be read: copy the whole folder {path.parent}, or give --run "
-                         "another run.")
+        raise InputError(f"No picture that {path} names can be read: copy the whole folder {path.parent}, or give "
+                         "--run another run.")
     return names, images
 
 

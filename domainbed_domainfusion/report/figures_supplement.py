@@ -55,9 +55,9 @@ def _evolution(noises: NoiseImages, images: list[Followed], file: str, title: st
                                                  **_values(noise)} for number, noise in made.items()]))
     heads = ["original" if number == 0 else f"round {number}\nstep {steps[number]}" for number in rounds]
     top = top_of(groups)
-    caption = (f"Shown: {which}; each round starts from the one before. Below each version is its LD noise image under the "
-               f"run's corruption ({noises.hparams['ld_corruption']}), with p and the LD loss; {noises.confidence_source}. "
-               f"{_scaled(top)}")
+    caption = (f"Shown: {which}; each round starts from the one before. Below each version is its LD noise image under "
+               f"the run's corruption ({noises.hparams['ld_corruption']}), with p and the LD loss; "
+               f"{noises.confidence_source}. {_scaled(top)}")
     return Drawn(file, title, caption, top, numbers), draw(heads, groups, top)
 
 
@@ -75,9 +75,9 @@ def _corruptions(noises: NoiseImages, images: list[Followed], update: Callable[[
             told += [{"round": 0, "corruption": corruption, **_values(noise)} for noise in made]
         numbers.append(_numbers(noises, image, told))
     top = top_of(groups)
-    caption = ("Originals corrupted at stated confidences p, by contrast reduction (p · x) and by random masking (1 − p of "
-               "all blocks grey), with the LD noise image and the LD loss of each. Shown: the followed images with the "
-               f"plainest and the most complex background. {_scaled(top)}")
+    caption = ("Originals corrupted at stated confidences p, by contrast reduction (p · x) and by random masking (1 − "
+               "p of all blocks grey), with the LD noise image and the LD loss of each. Shown: the followed images with "
+               f"the plainest and the most complex background. {_scaled(top)}")
     title = "Contrast reduction against random masking (supplement, Fig. 2)"
     return (Drawn("fig2-corruptions.png", title, caption, top, numbers),
             draw([f"p = {p:g}" for p in CONFIDENCES], groups, top))
@@ -97,13 +97,15 @@ def _numbers(noises: NoiseImages, image: Followed, noise: list[dict]) -> dict:
 
 
 def _scaled(top: float) -> str:
-    return f"One colour scale, 0 to {top:g}; the top {100 * (1 - QUANTILE):.0f}\u202f% of all latent pixels are drawn alike."
+    above = f"{100 * (1 - QUANTILE):.0f}\u202f%"
+    return f"One colour scale, 0 to {top:g}; the top {above} of all latent pixels are drawn alike."
 
 
 def note(noises: NoiseImages) -> str:
     """How all noise images are made, for below the figures."""
     size, factor = noises.run.images[0].original.image.shape[-1], noises.scale_factor
     return ("All originals are training images of the run. An LD noise image is the root mean square of ε_φ − ε over "
-            f"{noises.draws} draws of (t, ε) and the latent channels; all pictures of one original share their draws. It has "
-            f"{size // factor} × {size // factor} latent pixels, each drawn as wide as {factor} image pixels. Background: the "
-            "colour gradient per pixel that three quarters of the pixels outside the central half of the original exceed.")
+            f"{noises.draws} draws of (t, ε) and the latent channels; all pictures of one original share their draws. "
+            f"It has {size // factor} × {size // factor} latent pixels, each drawn as wide as {factor} image pixels. "
+            "Background: the colour gradient per pixel that three quarters of the pixels outside the central half of "
+            "the original exceed.")

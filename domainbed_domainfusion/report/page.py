@@ -30,7 +30,8 @@ SECTIONS = (("results", "Results", "tables"), ("shift", "Validation beside targe
 def html(content: Content) -> str:
     """One self-contained page: no script, no font, no image and no style from anywhere else."""
     return _environment().get_template("page.html").render(
-        title=_title(content), headline=_headline(content), status=_status(content), problems=_problems(content), folder=content.sweep.path,
+        title=_title(content), headline=_headline(content),
+        status=_status(content), problems=_problems(content), folder=content.sweep.path,
         version=__version__, host=content.host,
         datasets=content.datasets, sections=_sections, averages=_averages(content), gaps=content.gaps,
         unfinished=content.sweep.unfinished, damage=content.sweep.damage, published_costs=COSTS,

@@ -290,31 +290,32 @@ def test_a_folder_that_is_no_job_is_refused(tmp_path, job):
     assert refused(job.parent) == (f"{job.parent} holds runs and is none itself: give --run one of them, for example "
                                    f"{job}.")
     (tmp_path / "empty").mkdir()
-    assert refused(tmp_path / "empty") == (f"{tmp_path}/empty is not a job folder (no whole results.jsonl, no out.txt): "
-                                           "give --run the folder of one DomainFusion run.")
+    assert refused(tmp_path / "empty") == (f"{tmp_path}/empty is not a job folder (no whole results.jsonl, no "
+                                           "out.txt): give --run the folder of one DomainFusion run.")
 
 
 def test_a_run_of_another_algorithm_is_refused(tmp_path):
     folder = write_sweep(tmp_path, "DigitStyles", algorithms=("ERM",))[0]
-    assert refused(folder) == (f"{folder} is a run of ERM, which generates no images: give --run a run of DomainFusion.")
+    assert refused(folder) == (f"{folder} is a run of ERM, which generates no images: give --run a run of "
+                               "DomainFusion.")
 
 
 def test_a_run_without_a_row_or_a_gallery_is_refused(job):
     gallery = (job / "generated/gallery.json").read_text()
     (job / "generated/gallery.json").write_text(gallery[:-9])
-    assert re.fullmatch(r".*gallery.json is damaged \(JSONDecodeError: .*\): take it from a backup, or give --run another "
-                        r"run\.", refused(job))
+    assert re.fullmatch(r".*gallery.json is damaged \(JSONDecodeError: .*\): take it from a backup, or give --run "
+                        r"another run\.", refused(job))
     (job / "generated/gallery.json").unlink()
     assert refused(job) == (f"{job} has no generated/gallery.json (it has not finished a round of generation, or its "
-                            "pictures were deleted): run it with --hparams '{\"gallery\": 4}' and draw from its first round "
-                            "on.")
+                            "pictures were deleted): run it with --hparams '{\"gallery\": 4}' and draw from its first "
+                            "round on.")
     change_hparams(job, gallery=0)
     assert "(its hparam gallery is 0)" in refused(job)
     (job / "results.jsonl").unlink()
-    (job / "out.txt").write_text("Args:\n\talgorithm: DomainFusion\n\tdataset: DigitStyles\n\ttest_envs: [0]\n\ttrial_seed: 0"
-                                 "\n\thparams_seed: 0\nHParams:\n")
-    assert refused(job) == (f"{job} has no result row yet, and its hparams stand there: wait for its first evaluation, or "
-                            "give --run another run.")
+    (job / "out.txt").write_text("Args:\n\talgorithm: DomainFusion\n\tdataset: DigitStyles\n\ttest_envs: [0]\n"
+                                 "\ttrial_seed: 0\n\thparams_seed: 0\nHParams:\n")
+    assert refused(job) == (f"{job} has no result row yet, and its hparams stand there: wait for its first evaluation, "
+                            "or give --run another run.")
 
 
 def test_pictures_that_are_all_gone_are_said(job):
@@ -326,9 +327,9 @@ def test_pictures_that_are_all_gone_are_said(job):
 
 def test_a_missing_ldm_is_refused_and_can_be_given(job, tiny_ldm):
     change_hparams(job, ldm="/moved/away")
-    assert refused(job) == ("The latent diffusion model /moved/away does not exist: give an existing Stable Diffusion 1.x "
-                            "folder in diffusers' layout or a hub id such as CompVis/stable-diffusion-v1-4; --ldm names "
-                            "another place of the run's model.")
+    assert refused(job) == ("The latent diffusion model /moved/away does not exist: give an existing Stable Diffusion "
+                            "1.x folder in diffusers' layout or a hub id such as CompVis/stable-diffusion-v1-4; --ldm "
+                            "names another place of the run's model.")
     saved_model(job, ldm=tiny_ldm)
     model = torch.load(job / "model.pkl")
     model["model_hparams"]["ldm"] = "/moved/away"
