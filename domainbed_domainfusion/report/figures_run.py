@@ -115,7 +115,7 @@ def _followed(entry: dict[str, Any], class_names: list[str], folder: Path) -> Op
             versions[version["round"]] = Version(version["round"], version["step"], image, version.get("confidence"))
     if 0 not in versions:
         return None
-    label = entry.get("label", class_names.index(entry["class_name"]))
+    label = entry["label"] if "label" in entry else class_names.index(entry["class_name"])  # older galleries lack it
     return Followed(entry["key"], str(entry["domain"]), entry["class_name"], label, dict(sorted(versions.items())),
                     background_complexity(versions[0].image))
 

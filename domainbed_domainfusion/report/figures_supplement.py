@@ -76,8 +76,8 @@ def _corruptions(noises: NoiseImages, images: list[Followed], update: Callable[[
         numbers.append(_numbers(noises, image, told))
     top = top_of(groups)
     caption = ("Originals corrupted at stated confidences p, by contrast reduction (p · x) and by random masking (1 − "
-               "p of all blocks grey), with the LD noise image and the LD loss of each. Shown: the followed images with "
-               f"the plainest and the most complex background. {_scaled(top)}")
+               "p of all blocks grey), with the LD noise image and the LD loss of each. Shown: the followed images "
+               f"with the plainest and the most complex background. {_scaled(top)}")
     title = "Contrast reduction against random masking (supplement, Fig. 2)"
     return (Drawn("fig2-corruptions.png", title, caption, top, numbers),
             draw([f"p = {p:g}" for p in CONFIDENCES], groups, top))
