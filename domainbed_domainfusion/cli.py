@@ -1,4 +1,4 @@
-"""The command line: `domainfusion quickstart | sweep | attach | report`; every verb calls one function."""
+"""The command line: `domainfusion quickstart | sweep | attach | report | …`; every verb calls one function."""
 
 import argparse
 import sys
@@ -49,6 +49,16 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", type=Path, default=Path("report.html"), help="default: %(default)s")
     report.set_defaults(run=_report)
 
+    figures = verbs.add_parser("figures", help="the supplement's figures of one DomainFusion run: generated "
+                                               "versions, LD noise images, contrast reduction against masking")
+    figures.add_argument("--run", type=Path, required=True, dest="job", metavar="JOB", help="a job's folder")
+    figures.add_argument("--output", type=Path, help="default: generated/figures in the job, where report looks")
+    figures.add_argument("--draws", type=int, default=32, help="draws of (t, noise) per LD noise image; time "
+                                                               "grows with them (default: %(default)s)")
+    figures.add_argument("--ldm", help="hub id or folder in place of the run's own, where that has moved")
+    figures.add_argument("--data_dir", help="the run's data folder now, for datasets that keep their transform there")
+    figures.set_defaults(run=_figures)
+
     predict = verbs.add_parser("predict", help="class probabilities of images, from a finished run's model.pkl of any "
                                                "algorithm of the host")
     predict.add_argument("model", type=Path, help="a model.pkl, or the job folder it lies in")
@@ -97,6 +107,11 @@ def _report(arguments: argparse.Namespace) -> None:
     for path in write(arguments.input_dir, arguments.output):
         print(path)
 
+
+def _figures(arguments: argparse.Namespace) -> None:
+    from .report.figures import write_figures
+    for path in write_figures(arguments.job, arguments.output, arguments.draws, arguments.ldm, arguments.data_dir):
+        print(path)
 
 def _predict(arguments: argparse.Namespace) -> None:
     from .predict import predict

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -109,6 +110,24 @@ def test_the_gallery_holds_the_versions_and_counts_the_choices(dataset, tmp_path
     mixed = index["choices"]["mixed"]
     content_zero = index["choices"]["content"][0] / 16
     assert mixed == pytest.approx(1 - content_zero)  # darken always takes style 0
+
+
+def test_the_gallery_asks_for_the_confidence_of_what_it_keeps_only(dataset, tmp_path):
+    asked = []
+
+    def confidence(x, y):  # a stand-in that depends on both
+        asked.append(len(x))
+        return (x.mean((1, 2, 3)) + 1 + y) / 8
+
+    store = dataset(budget=8, gallery=Gallery(str(tmp_path), 1, ["zero", "one", "two", "three"], confidence))
+    store.refresh(step=0, generate=darken, batch_size=4)
+    index = json.loads((tmp_path / "generated" / "gallery.json").read_text())
+    assert sum(asked) == 4  # two domains, an original and a version of each
+    for entry in index["images"]:
+        for version in entry["versions"]:
+            with Image.open(tmp_path / "generated" / version["file"]) as image:
+                mean = np.asarray(image).mean() / 127.5
+            assert version["confidence"] == pytest.approx((mean + entry["label"]) / 8, abs=1e-5)
 
 
 @pytest.fixture

@@ -99,6 +99,16 @@ class DomainFusion(host.algorithms.ERM):
         x_gen = ldm.decode(x_gen) if latent else x_gen.clamp(-1, 1)
         return Generated(x_gen, c.cpu(), s.cpu())
 
+    @torch.no_grad()
+    def confidence(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """p of images as φ sees them, the softmax probability of the true class. Call it in eval mode.
+
+        x: (B, 3, S, S) in [-1, 1], y: (B,); returns (B,) in [0, 1], on the CPU.
+        """
+        device = next(self.parameters()).device
+        probabilities = self.predict(self.pixel_range.to_classifier(x.to(device))).softmax(-1)
+        return probabilities.gather(1, y.to(device)[:, None])[:, 0].cpu()
+
     def learning_rate(self, step: int) -> float:
         """Half a cosine over the run's real length, from `lr` to zero; or `lr` (S, 4.3)."""
         if self.hparams["lr_schedule"] == "constant":
@@ -174,7 +184,8 @@ class DomainFusion(host.algorithms.ERM):
 
     def _new_generate_dataset(self) -> GenerateDataset:
         run = context.current()
-        gallery = Gallery(run.output_dir, self.hparams["gallery"], self.class_names) if run.output_dir else None
+        gallery = run.output_dir and Gallery(run.output_dir, self.hparams["gallery"], self.class_names,
+                                             self.confidence)
         dataset = GenerateDataset(
             run.in_splits, self.hparams["image_size"], self.pixel_range, seed=run.seed,
             budget=self.hparams["generation_budget"], gallery=gallery,
