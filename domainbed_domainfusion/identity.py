@@ -9,8 +9,8 @@ from typing import Any, Optional
 import torch
 from torchvision.datasets import ImageFolder
 
-from . import __version__, context
-from .diffusion.layout import check_source
+from . import __version__, context, host
+from .diffusion.layout import check_decoder, check_source
 from .hparams import ldm_source
 
 #: Arguments of train and hparams that change no image. All others do, by way of θ or of the pixels.
@@ -24,16 +24,18 @@ def run_identity(hparams: dict[str, Any], device: torch.device) -> dict[str, Any
     arguments = {name: value for name, value in vars(context.train_arguments()).items() if name not in FREE_ARGUMENTS}
     values = {name: value for name, value in hparams.items() if name not in FREE_HPARAMS}
     identity = {"arguments": arguments, "hparams": values, "ldm": model_identity(hparams),
-                "machine": {"device": device.type},
+                "machine": {"device": device.type, "host": host.NAME},
                 "versions": {"domainbed-domainfusion": __version__, **{name: version(name) for name in LIBRARIES}}}
     return json.loads(json.dumps(identity, default=lambda value: value.item()))  # the host's draws may be numpy's
 
 
 def model_identity(hparams: dict[str, Any]) -> dict[str, Optional[str]]:
-    """The diffusion model: the name it goes by, the revision, and a SHA-256 of its files."""
+    """The diffusion model: the name it goes by, the revision, and a SHA-256 of its files and of its tiny decoder's."""
     path = check_source(ldm_source(hparams["ldm"]), hparams["ldm_revision"])
     snapshot = path.name if path.parent.name == "snapshots" else None  # the hub's cache: snapshots/<commit>
-    return {"name": hparams["ldm"], "revision": snapshot or hparams["ldm_revision"], "sha256": file_digest(path)}
+    decoder = hparams["ldm_decoder"]
+    return {"name": hparams["ldm"], "revision": snapshot or hparams["ldm_revision"], "sha256": file_digest(path),
+            "decoder_sha256": None if decoder is None else file_digest(check_decoder(decoder, path))}
 
 
 def sources_of(in_splits: list, keys: list, class_names: list[str], prompts: list[str]) -> dict[str, Any]:

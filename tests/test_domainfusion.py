@@ -173,6 +173,17 @@ def test_a_run_with_other_hparams_or_another_model_takes_nothing_that_was_saved(
     assert "(seed: 0 there, 1 here)" in capsys.readouterr().out
     assert len(list((tmp_path / "generated").glob("rounds-set-aside-*"))) == 3
 
+    import diffusers
+    decoder = tmp_path / "decoder"
+    for seed in (0, 1):  # the second time another one in the same place
+        torch.manual_seed(seed)
+        diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1), latent_channels=4).save_pretrained(decoder)
+        capsys.readouterr()
+        run(strength=0.7, ldm=str(other), ldm_decoder=str(decoder)).update(1)
+    assert "(decoder_sha256: " in capsys.readouterr().out
+
 
 def test_cosine_over_the_runs_length(run):
     r = run(lr=1e-3, lambda2=0.0, lambda3=0.0)
