@@ -128,6 +128,8 @@ DOMAINFUSION = (
     Hparam("lambda3", 0.5, *_number(0), "weight of the generated minibatch's cross-entropy", "S"),
     Hparam("ldm_decoder", None, *OPTIONAL_TEXT, "folder or hub id of an AutoencoderTiny that decodes in the VAE's "
            "place", "ours"),
+    Hparam("ldm_compile", False, *FLAG, "torch.compile for the U-Net and the decoder in generation: minutes at the "
+           "start, for long runs on a GPU", "ours"),
     # generation: Algorithm 1, lines 4 to 13
     Hparam("candidates", 3, *_integer(1), "N_c, images generated for each one kept", "S", search=PAPER_CANDIDATES),
     Hparam("generation_interval", 5, *_integer(1), "Itv, epochs from one round of generation to the next", "S"),
@@ -152,7 +154,8 @@ DOMAINFUSION = (
     Hparam("scheduler", "ddim", *_one_of("ddim", "pndm", "dpmsolver++", "lcm", "folder"), "solver; lcm: for latent "
            "consistency models only; folder: the model's own", "ours"),
     Hparam("timestep_spacing", "trailing", *_one_of("trailing", "leading"), "trailing begins at the noise that "
-           "strength names even with few steps; leading, diffusers' default here, begins lower", "ours (Lin et al. 2024)"),
+           "strength names even with few steps; leading, diffusers' default here, begins lower", "ours (Lin et al. "
+           "2024)"),
     Hparam("generation_batch", 8, *_integer(1), "source images in one batch of generation", "ours", pocket=32),
     Hparam("gallery", 2, *_integer(0), "images per domain whose versions are kept as pictures", "ours"),
     Hparam("save_generated", "none", *_one_of("none", "last", "all"), "rounds of the generate-dataset kept in the job "

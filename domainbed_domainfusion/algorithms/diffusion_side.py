@@ -39,6 +39,8 @@ class DiffusionSide:
     def load(cls, hparams: dict[str, Any], class_names: list[str], device: torch.device) -> "DiffusionSide":
         """Load φ (once per process) on the classifier's device; raises InputError if it cannot be used."""
         ldm, prompts = load_prompted(hparams, class_names, device)
+        if hparams["ldm_compile"]:
+            ldm.compile()
         candidates = CandidateSampler(ldm, prompts, steps=hparams["denoising_steps"], strength=hparams["strength"],
                                       guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"],
                                       timestep_spacing=hparams["timestep_spacing"],

@@ -158,7 +158,7 @@ def dropout(input: Dual, p: float = 0.5, training: bool = True, inplace: bool = 
 
 @rule()
 def silu(input: Dual, inplace: bool = False) -> Dual:
-    pair = input.primal.new_empty((2, *input.shape))
+    pair = _empty_pair(input.primal)
     aten.silu.out(input.primal, out=pair[0])
     aten.silu_backward.grad_input(input.tangent, input.primal, grad_input=pair[1])
     return Dual.of_pair(pair)
@@ -166,7 +166,7 @@ def silu(input: Dual, inplace: bool = False) -> Dual:
 
 @rule()
 def gelu(input: Dual, approximate: str = "none") -> Dual:
-    pair = input.primal.new_empty((2, *input.shape))
+    pair = _empty_pair(input.primal)
     aten.gelu.out(input.primal, approximate=approximate, out=pair[0])
     aten.gelu_backward.grad_input(input.tangent, input.primal, approximate=approximate, grad_input=pair[1])
     return Dual.of_pair(pair)
@@ -189,7 +189,10 @@ def clamp(input: Dual, min: float = -float("inf"), max: float = float("inf")) ->
 @rule()
 def group_norm(input: Dual, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
                eps: float = 1e-5) -> Dual:
-    x, tangent = input.primal.contiguous(), input.tangent.contiguous()
+    # the CPU's kernels know both memory formats, the GPU's only one
+    innermost = input.device.type == "cpu" and _channels_last(input.primal)
+    layout = torch.channels_last if innermost else torch.contiguous_format
+    x, tangent = (half.contiguous(memory_format=layout) for half in (input.primal, input.tangent))
     sizes = (*x.shape[:2], x[0, 0].numel(), num_groups)
     primal, mean, rstd = aten.native_group_norm(x, weight, bias, *sizes, eps)
     tangent, _, _ = aten.native_group_norm_backward(tangent, x, mean, rstd, None, *sizes, [True, False, False])
@@ -266,13 +269,26 @@ def _padded(pair: Tensor, other: Operand) -> Tensor:
     return pair.reshape(2, *[1] * missing, *pair.shape[1:]) if missing > 0 else pair
 
 
+def _channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _empty_pair(like: Tensor) -> Tensor:
+    """(2, *shape) for two results, each in the memory format of `like`."""
+    if not _channels_last(like):
+        return like.new_empty((2, *like.shape))
+    both = torch.empty((2 * len(like), *like.shape[1:]), dtype=like.dtype, device=like.device,
+                       memory_format=torch.channels_last)
+    return both.unflatten(0, (2, -1))
+
+
 def _half(x: Dual) -> bool:
     """In 16 bits a product is rounded after its bias, as in the module itself: rounding twice costs LD's accuracy."""
     return x.dtype.itemsize == 2
 
 
 def _halves(primal: Tensor, tangent: Callable[[], Tensor]) -> Dual:
-    pair = primal.new_empty((2, *primal.shape))
+    pair = _empty_pair(primal)
     pair[0] = primal
     pair[1] = tangent()
     return Dual.of_pair(pair)

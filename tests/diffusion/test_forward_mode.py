@@ -121,6 +121,14 @@ def test_attention_does_not_depend_on_the_blocks(monkeypatch, block):
     assert max(difference(attention(), [draw(*s) for s in shapes], [draw(*s, seed=1) for s in shapes])) < 1e-13
 
 
+def test_the_channels_stay_innermost():
+    """From convolution to convolution no rule changes the memory format, or every layer would copy."""
+    inner = torch.channels_last
+    x = F.conv2d(Dual(draw(*X), draw(*X, seed=1)), w(8, 8, 3, 3).to(memory_format=inner), w(8), padding=1)
+    for dual in (x, F.group_norm(x, 4, w(8), w(8)), F.silu(F.group_norm(x, 4)), F.gelu(x), x + F.silu(x)):
+        assert dual.primal.is_contiguous(memory_format=inner) and dual.tangent.is_contiguous(memory_format=inner)
+
+
 def test_constant_keys_and_values_are_what_the_unet_has(monkeypatch):
     """Cross-attention: the text does not vary, so neither is made twice as wide."""
     widths = []
