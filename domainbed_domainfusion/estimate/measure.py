@@ -1,0 +1,219 @@
+"""The calibration itself, in a process of its own: `python -m domainbed_domainfusion.estimate.measure SPEC`.
+
+It builds what the host's train script builds, from the host's own parts, and times each part of a run for a few
+seconds: a step, an evaluated image, a generated image, an LD gradient. It prints them as one JSON line, and then goes
+on training until its standard input is closed, so that its neighbours are measured on a busy machine, as jobs are.
+"""
+
+import itertools
+import json
+import resource
+import select
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Callable
+
+EVALUATION_BATCH = 64  # the host's
+SHORT = 3.0  # seconds that each part is repeated for
+SLOW_ENCODE = 0.1  # seconds of one image's encoding from which on generation and LD are measured on a single image
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    calibration = Calibration(spec)
+    print(json.dumps(calibration.measure()), flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        calibration.step()
+    print(json.dumps({"ended": time.time()}), flush=True)
+
+
+class Calibration:
+    """One run as the host's train script builds it; `spec` as `calibration.Setting.spec` gives it."""
+
+    def __init__(self, spec: dict[str, Any]):
+        import torch
+        from .. import host
+        algorithm = host.algorithms.get_algorithm_class(spec["algorithm"])  # imports the host, which registers us
+        from ..algorithms.domainfusion import Stopwatch
+        self.result = {"imports": time.time() - spec["started"], "warm_up": 0.0}
+        self.hparams = spec["hparams"]
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.stopwatch = lambda: Stopwatch(self.device)
+        dataset = host.datasets.get_dataset_class(spec["dataset"])(spec["data_dir"], spec["test_envs"], self.hparams)
+        misc, loaders = host.lib.misc, host.module("lib.fast_data_loader")
+        splits = [misc.split_dataset(env, int(len(env) * spec["holdout_fraction"]), misc.seed_hash(0, i))
+                  for i, env in enumerate(dataset)]
+        batch_size, workers = self.hparams["batch_size"], dataset.N_WORKERS
+        training = [loaders.InfiniteDataLoader(in_split, None, batch_size, workers)
+                    for i, (_, in_split) in enumerate(splits) if i not in spec["test_envs"]]
+        self.evaluation = [loaders.FastDataLoader(split, EVALUATION_BATCH, workers)
+                           for part in (1, 0) for split in (pair[part] for pair in splits)]
+        self.minibatches = zip(*training)
+        self.algorithm = algorithm(dataset.input_shape, dataset.num_classes, len(training), self.hparams)
+        self.algorithm.to(self.device)
+        self.result["startup"] = time.time() - spec["started"]
+        self.random_ldm = spec["random_ldm"]
+
+    def measure(self) -> dict[str, Any]:
+        """Seconds of each part, bytes, and how they were had; see `calibration.Rates`."""
+        self._evaluation()
+        if hasattr(self.algorithm, "_diffusion"):
+            self._domainfusion()
+        else:
+            self.result["raw_step"] = self.result["step"] = self._mean(self.step)
+        self._saving()
+        self._memory()
+        return self.result
+
+    def step(self) -> dict[str, float]:
+        """One training step, the wait for its minibatches included."""
+        minibatches = [(x.to(self.device), y.to(self.device)) for x, y in next(self.minibatches)]
+        return self.algorithm.update(minibatches, None)
+
+    def _mean(self, call: Callable[[], Any]) -> float:
+        """Seconds a call. The first is a warm-up, which a run pays once too, unless it already takes long enough."""
+        first = self._seconds(call)
+        if first >= SHORT:
+            return first
+        seconds = []
+        while sum(seconds) < SHORT:
+            seconds.append(self._seconds(call))
+        mean = sum(seconds) / len(seconds)
+        self.result["warm_up"] += max(0.0, first - mean)
+        return mean
+
+    def _seconds(self, call: Callable[[], Any]) -> float:
+        with self.stopwatch() as watch:
+            call()
+        return watch.seconds
+
+    def _evaluation(self) -> None:
+        from .. import host
+        batches = itertools.chain.from_iterable(itertools.chain.from_iterable(itertools.repeat(self.evaluation)))
+        sizes = []
+
+        def evaluate() -> None:
+            batch = next(batches)
+            sizes.append(len(batch[0]))
+            host.lib.misc.accuracy(self.algorithm, [batch], None, self.device)
+        seconds = self._mean(evaluate)
+        self.result["evaluated"] = seconds / (sum(sizes[1:]) / len(sizes[1:]) if sizes[1:] else sizes[0])
+
+    def _domainfusion(self) -> None:
+        from ..algorithms.diffusion_side import DiffusionSide
+        asked, hparams, algorithm = dict(self.hparams), self.algorithm.hparams, self.algorithm
+        algorithm.step = 1
+        hparams.update(updating=False, lambda2=0)  # no round of its own, and no LD yet
+        if asked["lambda2"] == 0 and not algorithm.uses_generated:
+            self.result["raw_step"] = self.result["step"] = self._mean(self.step)
+            return
+        with self.stopwatch() as loading:
+            algorithm._diffusion = DiffusionSide.load(asked, algorithm.class_names, self.device)
+        self.result["load"] = loading.seconds
+        if self.random_ldm:
+            from ..diffusion.stand_in import randomise
+            randomise(algorithm._diffusion.ldm)
+        batch, domains = asked["generation_batch"], len(self.evaluation) // 2
+        hparams["generation_budget"] = max(batch, domains)
+        algorithm._generate_dataset = algorithm._new_generate_dataset()
+        self.result["raw_step"] = self.result["step"] = self._mean(self.step)
+        if algorithm.uses_generated:
+            self._rounds(asked)
+            hparams["lambda2"] = 0
+            self.result["step"] = self._mean(self.step)
+        if asked["lambda2"] > 0:
+            hparams["lambda2"] = asked["lambda2"]
+            self._distillation(asked)
+
+    def _rounds(self, asked: dict[str, Any]) -> None:
+        """Generation per image kept; reading and storing it apart from the diffusion model's work."""
+        import torch
+        from ..pixels import from_store
+        from ..synthetic import Generated
+        algorithm, store = self.algorithm, self.algorithm._generate_dataset
+
+        def unchanged(x, y, seeds) -> Generated:
+            return Generated(x, torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.long))
+        batch = asked["generation_batch"]
+        refresh = self._seconds(lambda: store.refresh(0, unchanged, batch))
+        self.result["round"] = self._seconds(store._build_loaders)
+        storing = max(0.0, refresh - self.result["round"]) / len(store.keys)
+
+        versions = [store.version(key) for key in store.keys[:batch]]
+        x = from_store(torch.stack([image for image, _ in versions]))
+        y = torch.tensor([label for _, label in versions])
+        algorithm.eval()
+        candidates = asked["candidates"] if asked["sampling_strategy"] else 1
+        side = algorithm._diffusion
+        self._seconds(lambda: side.ldm.encode(x[:1]))
+        encoding = self._no_grad_seconds(lambda: side.ldm.encode(x[:1]))
+        self.result["one_image"] = encoding > SLOW_ENCODE
+        if self.result["one_image"]:
+            generating = self._one_candidate(asked, x[:1], y[:1], encoding, candidates)
+        else:
+            seeds = [[i * candidates + j for j in range(candidates)] for i in range(len(x))]
+            generating = self._mean(lambda: algorithm.generate(x, y, seeds)) / len(x)
+        self.result["kept"] = storing + generating
+        algorithm.train()
+
+    def _one_candidate(self, asked: dict[str, Any], x, y, encoding: float, candidates: int) -> float:
+        """Seconds of one source's candidates at all evaluations, from one candidate at the first two step numbers."""
+        from ..algorithms.diffusion_side import DiffusionSide
+        real = self.algorithm._diffusion
+        points = []
+        for steps in (1, 2):
+            few = {**asked, "denoising_steps": steps, "strength": 1.0}
+            self.algorithm._diffusion = DiffusionSide.load(few, self.algorithm.class_names, self.device)
+            seconds = self._seconds(lambda: self.algorithm.generate(x, y, [[0]]))
+            points.append((self.algorithm._diffusion.candidates.evaluations, seconds))
+        self.algorithm._diffusion = real
+        (low, first), (high, second) = points
+        evaluation = (second - first) / (high - low)
+        return encoding + candidates * (first - encoding + (real.candidates.evaluations - low) * evaluation)
+
+    def _distillation(self, asked: dict[str, Any]) -> None:
+        """LD per gradient (image and draw), as `update` reports it; on all images of a step unless one takes long."""
+        hparams = self.algorithm.hparams
+        hparams["ld_images"] = 1 if self.result.get("one_image") else asked["ld_images"]
+        seconds: list[float] = []
+        self._mean(lambda: seconds.append(self.step()["ld_seconds"]))
+        seconds = seconds[1:] or seconds
+        images = hparams["ld_images"] or hparams["batch_size"] * self._domains()
+        images = min(images, hparams["batch_size"] * self._domains())
+        self.result["ld_gradient"] = sum(seconds) / len(seconds) / images / asked["ld_draws"]
+
+    def _domains(self) -> int:
+        from .. import context
+        return len(context.current().in_splits)
+
+    def _no_grad_seconds(self, call: Callable[[], Any]) -> float:
+        import torch
+        with torch.no_grad():
+            return self._seconds(call)
+
+    def _saving(self) -> None:
+        import torch
+        from ..files import write_atomically
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.pkl")
+            with self.stopwatch() as saving:
+                write_atomically(path, lambda name: torch.save(self.algorithm.state_dict(), name))
+            self.result["saving"], self.result["model_bytes"] = saving.seconds, path.stat().st_size
+
+    def _memory(self) -> None:
+        import torch
+        unit = 1 if sys.platform == "darwin" else 1024
+        self.result["ram_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        self.result["device"] = "cpu"
+        if self.device.type == "cuda":
+            self.result["device"] = torch.cuda.get_device_name(self.device)
+            self.result["gpu_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        self.result["threads"] = torch.get_num_threads()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()
