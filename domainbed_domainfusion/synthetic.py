@@ -150,7 +150,10 @@ def uses_generated(hparams: dict) -> bool:
 
 
 def round_begins(step: int, steps_per_epoch: float, hparams: dict) -> bool:
-    """Algorithm 1, line 4: whether epoch i (1, 2, …) begins at this step and i % Itv == 0; without updating, only at step 0."""
+    """Algorithm 1, line 4: whether epoch i (1, 2, …) begins at this step and i % Itv == 0.
+
+    Without `updating` there is one round, at step 0.
+    """
     if not hparams["updating"]:
         return step == 0
     epoch = int(step / steps_per_epoch)  # from 0; it begins at the first step with this number

@@ -6,8 +6,9 @@ Counting is exact and pure (`counting`); the rates come from a short calibration
 
 import json
 import os
+import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -23,7 +24,8 @@ def estimate(argv: Sequence[str]) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it: an estimate downloads nothing
     from . import counting, tables
     arguments = counting.sweep_arguments(argv)
-    result = estimated(arguments)
+    with redirect_stdout(sys.stderr):  # of what datasets print when they are built
+        result = estimated(arguments)
     print(json.dumps(tables.as_json(result), indent=1) if arguments.json else tables.as_text(result))
     return 0
 

@@ -25,6 +25,9 @@ WITHOUT_COST = ("generation_budget", "generation_interval", "updating", "gallery
                 "class_names")
 
 
+SECONDS = 3.0  # that each part of a run is repeated for
+
+
 @dataclass(frozen=True)
 class Rates:
     """What was measured for one setting; times in seconds."""
@@ -115,8 +118,10 @@ class Measured:
 
 
 def calibrate(points: Sequence[dict[str, Any]], conditions: Conditions) -> list[Rates]:
-    """Measure each spec (see `measure.Calibration`) in as many processes beside each other as there will be jobs.
+    """Measure each spec in as many processes beside each other as there will be jobs.
 
+    A spec: dataset, data_dir, algorithm, test_envs, holdout_fraction and hparams as of a job; random_ldm: whether the
+    diffusion model in them is a stand-in, whose weights are to be filled.
     Raises InputError with the process's own last line if one fails.
     """
     return [_measure(spec, conditions) for spec in tqdm(points, "calibration", disable=None, leave=False)]
@@ -142,11 +147,12 @@ def _measure(spec: dict[str, Any], conditions: Conditions) -> Rates:
                 if process.poll() is None:
                     process.terminate()
                 process.wait()
+                process.stdout.close()
     return _together([{**result, "ended": seconds} for result, seconds in zip(results, ended)])
 
 
 def _start(spec: dict[str, Any], environment: dict[str, str], log) -> subprocess.Popen:
-    command = [sys.executable, "-m", f"{__package__}.measure", json.dumps({**spec, "started": time.time()})]
+    command = [sys.executable, "-m", f"{__package__}.measure", json.dumps({**spec, "repeated": SECONDS, "started": time.time()})]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
 
 

@@ -17,21 +17,20 @@ from pathlib import Path
 from typing import Any, Callable
 
 EVALUATION_BATCH = 64  # the host's
-SHORT = 3.0  # seconds that each part is repeated for
 SLOW_ENCODE = 0.1  # seconds of one image's encoding from which on generation and LD are measured on a single image
 
 
 def main() -> None:
-    spec = json.loads(sys.argv[1])
-    calibration = Calibration(spec)
-    print(json.dumps(calibration.measure()), flush=True)
+    answers, sys.stdout = sys.stdout, sys.stderr  # where a dataset or an algorithm may print what it likes
+    calibration = Calibration(json.loads(sys.argv[1]))
+    print(json.dumps(calibration.measure()), file=answers, flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
         calibration.step()
-    print(json.dumps({"ended": time.time()}), flush=True)
+    print(json.dumps({"ended": time.time()}), file=answers, flush=True)
 
 
 class Calibration:
-    """One run as the host's train script builds it; `spec` as `calibration.Setting.spec` gives it."""
+    """One run as the host's train script builds it, its parts measured. `spec` is what `calibration.calibrate` sends."""
 
     def __init__(self, spec: dict[str, Any]):
         import torch
@@ -39,7 +38,7 @@ class Calibration:
         algorithm = host.algorithms.get_algorithm_class(spec["algorithm"])  # imports the host, which registers us
         from ..algorithms.domainfusion import Stopwatch
         self.result = {"imports": time.time() - spec["started"], "warm_up": 0.0}
-        self.hparams = spec["hparams"]
+        self.hparams, self.repeated = spec["hparams"], spec["repeated"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.stopwatch = lambda: Stopwatch(self.device)
         dataset = host.datasets.get_dataset_class(spec["dataset"])(spec["data_dir"], spec["test_envs"], self.hparams)
@@ -58,7 +57,7 @@ class Calibration:
         self.random_ldm = spec["random_ldm"]
 
     def measure(self) -> dict[str, Any]:
-        """Seconds of each part, bytes, and how they were had; see `calibration.Rates`."""
+        """The fields of `calibration.Rates`, but for `ended`."""
         self._evaluation()
         if hasattr(self.algorithm, "_diffusion"):
             self._domainfusion()
@@ -76,10 +75,10 @@ class Calibration:
     def _mean(self, call: Callable[[], Any]) -> float:
         """Seconds a call. The first is a warm-up, which a run pays once too, unless it already takes long enough."""
         first = self._seconds(call)
-        if first >= SHORT:
+        if first >= self.repeated:
             return first
         seconds = []
-        while sum(seconds) < SHORT:
+        while sum(seconds) < self.repeated:
             seconds.append(self._seconds(call))
         mean = sum(seconds) / len(seconds)
         self.result["warm_up"] += max(0.0, first - mean)
