@@ -142,6 +142,9 @@ DOMAINFUSION = (
            "strength names even with few steps; leading, diffusers' default here, begins lower", "ours (Lin et al. 2024)"),
     Hparam("generation_batch", 8, *_integer(1), "source images in one batch of generation", "ours", pocket=32),
     Hparam("gallery", 2, *_integer(0), "images per domain whose versions are kept as pictures", "ours"),
+    Hparam("save_generated", "none", *_one_of("none", "last", "all"), "rounds of the generate-dataset kept in the job "
+           "folder, 3 x image_size x image_size bytes an image; all: an interrupted run that is started again there "
+           "takes them in place of generating them", "ours", pocket="all"),
     # Latent Distillation: Algorithm 2
     Hparam("ld_gradient", "full", *_one_of("full", "sds"), "through the U-Net as listed, or without its Jacobian",
            "S / A"),

@@ -17,7 +17,9 @@ from ..diffusion.distillation import surrogate
 from ..diffusion.layout import check_source
 from ..errors import InputError
 from ..gallery import Gallery
+from ..identity import run_identity, sources_of
 from ..pixels import PixelRange
+from ..saved_rounds import SavedRounds, weights_digest
 from ..seeding import generator_of, seed_of
 from ..synthetic import GenerateDataset, Generated, round_begins, uses_generated
 
@@ -53,7 +55,7 @@ class DomainFusion(host.algorithms.ERM):
         x, y = (torch.cat(parts) for parts in zip(*minibatches))
 
         with Stopwatch(x.device) as generation:
-            n_generated = self._refresh_if_due(x.device)                            # lines 4 to 13
+            n_generated, seconds_saved = self._refresh_if_due(x.device)             # lines 4 to 13
         x_gen, y_gen = self._generated_minibatch(x, y)
         logits, logits_gen = self._classify(x, x_gen)
 
@@ -73,8 +75,8 @@ class DomainFusion(host.algorithms.ERM):
         self.optimizer.step()                                                       # line 17
         self.step += 1
         return {"loss": loss.item(), "raw_loss": raw_loss.item(), "generated_loss": generated_loss.item(),
-                **ld_values, "generated_images": float(n_generated), "generation_seconds": generation.seconds,
-                "ld_seconds": distillation.seconds}
+                **ld_values, "generated_images": float(n_generated),
+                "generation_seconds": generation.seconds + seconds_saved, "ld_seconds": distillation.seconds}
 
     @torch.no_grad()
     def generate(self, x: torch.Tensor, y: torch.Tensor, seeds: list[list[int]]) -> Generated:
@@ -115,18 +117,21 @@ class DomainFusion(host.algorithms.ERM):
             features0, features = content0, content
         return F.cosine_similarity(features0.reshape(B, 1, -1), features.reshape(B, N, -1), dim=-1), confidence
 
-    def _refresh_if_due(self, device: torch.device) -> int:
-        """Line 4: run a round of generation at the start of every Itv-th epoch; returns how many images it replaced."""
+    def _refresh_if_due(self, device: torch.device) -> tuple[int, float]:
+        """Line 4: run a round of generation at the start of every Itv-th epoch.
+
+        Returns how many images it replaced, and the seconds that those taken from disk took when they were made.
+        """
         if self._diffusion is None and (self.uses_generated or self.hparams["lambda2"] > 0):
             from .diffusion_side import DiffusionSide  # here, because diffusers takes seconds to import
             self._diffusion = DiffusionSide.load(self.hparams, self.class_names, device)
             self._generate_dataset = self._new_generate_dataset()
         if not self.uses_generated or not self._generates_at(self.step):
-            return 0
+            return 0, 0.0
         self.eval()
         n_generated = self._generate_dataset.refresh(self.step, self.generate, self.hparams["generation_batch"])
         self.train()
-        return n_generated
+        return n_generated, self._generate_dataset.seconds_saved
 
     def _generates_at(self, step: int) -> bool:
         """`round_begins`; False where there is no run, which is said once."""
@@ -168,11 +173,23 @@ class DomainFusion(host.algorithms.ERM):
     def _new_generate_dataset(self) -> GenerateDataset:
         run = context.current()
         gallery = Gallery(run.output_dir, self.hparams["gallery"], self.class_names) if run.output_dir else None
-        return GenerateDataset(
+        dataset = GenerateDataset(
             run.in_splits, self.hparams["image_size"], self.pixel_range, seed=run.seed,
             budget=self.hparams["generation_budget"], gallery=gallery,
             candidates=self.hparams["candidates"] if self.hparams["sampling_strategy"] else 1,
             workers=getattr(run.dataset, "N_WORKERS", 0))
+        if self.uses_generated and run.output_dir and run.in_splits and self.hparams["save_generated"] != "none":
+            dataset.saved = self._saved_rounds(run, dataset)
+        return dataset
+
+    def _saved_rounds(self, run: context.TrainingContext, dataset: GenerateDataset) -> SavedRounds:
+        device = next(self.parameters()).device
+        sources = sources_of(run.in_splits, dataset.keys, self.class_names, self._diffusion.candidates.prompts.texts)
+        saved = SavedRounds(run.output_dir, run_identity(self.hparams, device), sources, self.hparams["save_generated"],
+                            lambda: weights_digest(self.network))
+        rounds = sum(self._generates_at(step) for step in range(self.total_steps))
+        saved.check_space(rounds, len(dataset.keys), dataset.size)
+        return saved
 
     def __getstate__(self) -> dict:
         """Copies and pickles hold the classifier; φ and the generated images stay with the run that made them."""
