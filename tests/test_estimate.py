@@ -47,8 +47,8 @@ def test_jobs_are_the_hosts_own():
 
 
 def test_jobs_that_are_there_already_are_not_launched(tmp_path):
-    arguments = ["--datasets", "PACS", "--algorithms", "ERM", "--single_test_envs", "--n_trials", "1", "--n_hparams", "1",
-                 "--data_dir", "d", "--command_launcher", "local", "--output_dir", str(tmp_path)]
+    arguments = ["--datasets", "PACS", "--algorithms", "ERM", "--single_test_envs", "--n_trials", "1", "--n_hparams",
+                 "1", "--data_dir", "d", "--command_launcher", "local", "--output_dir", str(tmp_path)]
     parsed = counting.sweep_arguments(arguments)
     first = counting.jobs_to_launch(parsed)[0][0]
     folder = host.module("scripts.sweep").Job(first, str(tmp_path)).output_dir
@@ -122,7 +122,8 @@ def _spy(algorithm, made: dict) -> None:
 
 
 @pytest.mark.parametrize("steps, algorithm", [(13, "ERM"), (14, "ERM"), (7, "SAM")])
-def test_evaluated_images_are_those_of_the_hosts_train(monkeypatch, tmp_path, tiny_dataset, as_script, steps, algorithm):
+def test_evaluated_images_are_those_of_the_hosts_train(monkeypatch, tmp_path, tiny_dataset, as_script, steps,
+                                                       algorithm):
     """TinyDigits: 20 + 21 + 22 images, a checkpoint every 6 steps."""
     seen = []
     accuracy = host.lib.misc.accuracy
@@ -186,8 +187,9 @@ def test_corners_and_the_line_between_them():
 
 def test_seconds_of_a_job():
     """Each part by hand."""
-    measured = calibration.Measured([(job(), rates(startup=5, ended=1, warm_up=2, load=3, raw_step=0.5, step=1.0, round=4,
-                                                   kept=0.25, ld_gradient=0.125, evaluated=0.01, saving=6))])
+    measured = calibration.Measured([(job(), rates(
+        startup=5, ended=1, warm_up=2, load=3, raw_step=0.5, step=1.0, round=4, kept=0.25, ld_gradient=0.125,
+        evaluated=0.01, saving=6))])
     made = counting.Job({}, {}, steps=10, checkpoints=3, evaluated=300, rounds=2, kept=8, candidates=24,
                         ld_gradients=16, raw_steps=4, domains=3)
     assert costs.seconds(made, measured) == costs.Seconds(11, 8, 10, 2, 3, 6)
@@ -201,6 +203,16 @@ def test_wall_clock():
     # of the six orders of 3, 1, 2 on two places, (3 1 2), (1 3 2), (3 2 1), (2 3 1) end after 3 or 4
     ends = {(3, 1, 2): 3, (3, 2, 1): 3, (1, 3, 2): 3, (2, 3, 1): 3, (1, 2, 3): 4, (2, 1, 3): 5}
     assert costs.wall_clock([3, 1, 2], 2) == pytest.approx(sum(ends.values()) / 6, abs=0.2)
+
+
+def test_disk():
+    """By hand: a model, three lines, two rounds of 4 saved images, and 2 followed images of 3 domains thrice."""
+    measured = calibration.Measured([(job(), rates(model_bytes=1000))])
+    hparams = {"gallery": 2, "image_size": 8, "save_generated": "all"}
+    made = job(hparams, checkpoints=3, rounds=2, kept=8, domains=3)
+    assert costs.disk_bytes(made, measured) == 1000 + 3 * costs.LINE_BYTES + (8 + 18) * 192
+    made.hparams["save_generated"] = "none"
+    assert costs.disk_bytes(made, measured) == 1000 + 3 * costs.LINE_BYTES + 18 * 192
 
 
 def test_multi_gpu_without_a_gpu_says_what_to_do(monkeypatch):
@@ -283,8 +295,9 @@ def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tin
         return coefficients(self, images, *arguments)
     monkeypatch.setattr(CandidateSampler, "sample", slow_sample)
     monkeypatch.setattr(LatentDistillation, "coefficients", slow_coefficients)
-    hparams = {**host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"), "ldm": tiny_ldm, "batch_size": 4,
-               "backbone": "mnist_cnn", "candidates": 3, "denoising_steps": 2, "ld_draws": 2, "generation_batch": 4}
+    hparams = {**host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"), "ldm": tiny_ldm,
+               "batch_size": 4, "backbone": "mnist_cnn", "candidates": 3, "denoising_steps": 2, "ld_draws": 2,
+               "generation_batch": 4}
     for slow_encode in (measure.SLOW_ENCODE, 0.0):  # whole batches, and one image extrapolated
         monkeypatch.setattr(measure, "SLOW_ENCODE", slow_encode)
         measured = measure.Calibration({**spec, "algorithm": "DomainFusion", "hparams": dict(hparams)}).measure()
@@ -315,8 +328,8 @@ def test_the_whole_estimate(monkeypatch, tmp_path, tiny_ldm):
 
 def test_what_is_printed():
     """Numbers by hand: two jobs of 40 s, of which generation 8640 s would be a tenth of a day."""
-    made = counting.Job({"dataset": "PACS", "algorithm": "DomainFusion"}, {}, steps=1000, checkpoints=3, evaluated=29973,
-                        rounds=2, kept=8000, candidates=24000, ld_gradients=48000, domains=3)
+    made = counting.Job({"dataset": "PACS", "algorithm": "DomainFusion"}, {}, steps=1000, checkpoints=3,
+                        evaluated=29973, rounds=2, kept=8000, candidates=24000, ld_gradients=48000, domains=3)
     point = calibration.Measured([(made, rates(ram_bytes=2**31, device="cpu", threads=2, one_image=True))])
     part = costs.Seconds(10, 3600, 43200, 7200, 720, 1)
     result = Estimate("local", [made, made], [part, part], 1, {"PACS": Data((1, 2), True)},
@@ -335,7 +348,8 @@ def test_what_is_printed():
 
 def test_a_calibration_that_fails_names_the_reason(tmp_path, capsys):
     with pytest.raises(InputError, match="The calibration of ERM on Debug28 failed: .*batch_size 20: lower it"):
-        cli.main(["estimate", "--algorithms", "ERM", "--datasets", "Debug28", "--hparams", '{"batch_size": 20}', *REQUIRED])
+        cli.main(["estimate", "--algorithms", "ERM", "--datasets", "Debug28", "--hparams", '{"batch_size": 20}',
+                  *REQUIRED])
 
 
 def test_digit_styles_is_counted_from_its_class(tmp_path):

@@ -1,12 +1,15 @@
 """The full-size architecture of Stable Diffusion 1.x with random weights: what it costs does not depend on them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 
+from ..pocket.ldm_folder import tokenizer_files
 from .layout import WEIGHTS
 from .model import LatentDiffusion
+from .single_file import CONFIGS
 
 DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64"}
 TOKENS = 77
@@ -15,14 +18,12 @@ TOKENS = 77
 def write_stand_in(folder: Path) -> Path:
     """Write a Stable Diffusion 1.x folder of the full size whose weights take no room: sparse files of zeros.
 
-    `randomise` fills the networks once they are loaded. Returns the folder.
+    `randomise` fills the networks once they are loaded. The tokenizer is the embedded model's, which spells words out.
+    Returns the folder.
     """
-    from ..pocket.ldm_folder import make_scheduler, tokenizer_files
-
+    shutil.copytree(CONFIGS, folder, dirs_exist_ok=True)
     for part, network in _networks().items():
-        network.config.save_pretrained(folder / part) if part == "text_encoder" else network.save_config(folder / part)
         _write_sparse(folder / part / WEIGHTS[part], network.state_dict())
-    make_scheduler().save_pretrained(folder / "scheduler")
     (folder / "tokenizer").mkdir()
     for name, text in tokenizer_files().items():
         if name == "tokenizer_config.json":
@@ -44,21 +45,15 @@ def randomise(ldm: LatentDiffusion) -> None:
                 part.copy_(block[:len(part)])
 
 
-def _networks() -> dict:
+def _networks() -> dict[str, torch.nn.Module]:
+    """The parts by folder, without memory for their weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    widths = (128, 256, 512, 512)
     with torch.device("meta"):
-        return {
-            "unet": UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
-            "vae": AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                block_out_channels=widths, layers_per_block=2, latent_channels=4, sample_size=512),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(
-                vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-                num_attention_heads=12, max_position_embeddings=TOKENS, projection_dim=768)),
-        }
+        parts = {part: kind.from_config(kind.load_config(CONFIGS / part))
+                 for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))}
+        return {**parts, "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(CONFIGS / "text_encoder"))}
 
 
 def _write_sparse(path: Path, weights: dict[str, torch.Tensor]) -> None:

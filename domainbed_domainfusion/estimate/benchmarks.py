@@ -1,4 +1,4 @@
-"""The five benchmarks as published: how many images each environment has, for when the dataset is not on this machine."""
+"""The five benchmarks as published: how many images each environment has, where the dataset is not on this machine."""
 
 from dataclasses import dataclass
 

@@ -19,10 +19,10 @@ from .counting import Job
 #: Searched hparams that decide how long something takes, in proportion: measured at both ends of what the jobs draw.
 PROPORTIONAL = ("batch_size", "candidates")
 #: Floats that decide how long something takes; all others (learning rates, weights of penalties) do not.
-FLOATS = ("strength", "guidance_scale", "lambda2", "lambda3")
+FLOATS = ("strength", "guidance_scale", "guidance_interval", "lambda2", "lambda3")
 #: Whole numbers, texts and flags that do not.
-WITHOUT_COST = ("generation_budget", "generation_interval", "updating", "gallery", "pretrained", "prompt_template",
-                "class_names")
+WITHOUT_COST = ("generation_budget", "generation_interval", "updating", "gallery", "save_generated", "pretrained",
+                "prompt_template", "class_names")
 
 
 SECONDS = 3.0  # that each part of a run is repeated for
@@ -152,8 +152,9 @@ def _measure(spec: dict[str, Any], conditions: Conditions) -> Rates:
 
 
 def _start(spec: dict[str, Any], environment: dict[str, str], log) -> subprocess.Popen:
-    command = [sys.executable, "-m", f"{__package__}.measure", json.dumps({**spec, "repeated": SECONDS, "started": time.time()})]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+    spec = {**spec, "repeated": SECONDS, "started": time.time()}
+    return subprocess.Popen([sys.executable, "-m", f"{__package__}.measure", json.dumps(spec)], env=environment,
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
 
 
 def _together(results: list[dict[str, Any]]) -> Rates:

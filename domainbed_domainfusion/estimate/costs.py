@@ -58,10 +58,10 @@ def wall_clock(totals: Sequence[float], beside: int) -> float:
 
 
 def disk_bytes(job: Job, measured: Measured) -> int:
-    """model.pkl, results.jsonl, and at most this for the gallery's pictures (a PNG of noise is as large as its pixels)."""
+    """model.pkl, results.jsonl, saved rounds, and at most this for the gallery (a PNG of noise is as large as raw)."""
     total = measured.most("model_bytes") + job.checkpoints * LINE_BYTES
     if job.rounds:
+        saved = {"none": 0, "last": min(job.rounds, 2), "all": job.rounds}[job.hparams["save_generated"]]
         pictures = job.hparams["gallery"] * job.domains * (job.rounds + 1)
-        total += pictures * 3 * job.hparams["image_size"] ** 2
+        total += (saved * job.kept // job.rounds + pictures) * 3 * job.hparams["image_size"] ** 2
     return int(total)
-

@@ -43,7 +43,8 @@ def sweep_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="domainfusion estimate", description="The arguments of the host's sweep, "
                                      "and --json for numbers that a program can read.")
     parser.add_argument("command", nargs="?", choices=["launch"], default="launch")
-    parser.add_argument("--datasets", nargs="+", default=[name for name in host.datasets.DATASETS if "Debug" not in name])
+    every = [name for name in host.datasets.DATASETS if "Debug" not in name]
+    parser.add_argument("--datasets", nargs="+", default=every)
     parser.add_argument("--algorithms", nargs="+", default=host.algorithms.ALGORITHMS)
     parser.add_argument("--task", default="domain_generalization")
     parser.add_argument("--n_hparams_from", type=int, default=0)

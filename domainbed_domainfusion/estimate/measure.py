@@ -30,7 +30,7 @@ def main() -> None:
 
 
 class Calibration:
-    """One run as the host's train script builds it, its parts measured. `spec` is what `calibration.calibrate` sends."""
+    """One run as the host's train script builds it. `spec` is what `calibration.calibrate` sends."""
 
     def __init__(self, spec: dict[str, Any]):
         import torch
@@ -159,19 +159,21 @@ class Calibration:
         algorithm.train()
 
     def _one_candidate(self, asked: dict[str, Any], x, y, encoding: float, candidates: int) -> float:
-        """Seconds of one source's candidates at all evaluations, from one candidate at the first two step numbers."""
+        """Seconds of one source's candidates, from one candidate at one and two steps.
+
+        Every further row (one image in one U-Net call) takes the same, all else is there once a candidate.
+        """
         from ..algorithms.diffusion_side import DiffusionSide
-        real = self.algorithm._diffusion
-        points = []
+        real, points = self.algorithm._diffusion, []
         for steps in (1, 2):
-            few = {**asked, "denoising_steps": steps, "strength": 1.0}
+            few = {**asked, "denoising_steps": steps, "strength": 1.0, "guidance_interval": 1.0}
             self.algorithm._diffusion = DiffusionSide.load(few, self.algorithm.class_names, self.device)
             seconds = self._seconds(lambda: self.algorithm.generate(x, y, [[0]]))
-            points.append((self.algorithm._diffusion.candidates.evaluations, seconds))
+            points.append((_rows(self.algorithm._diffusion.candidates), seconds))
         self.algorithm._diffusion = real
         (low, first), (high, second) = points
-        evaluation = (second - first) / (high - low)
-        return encoding + candidates * (first - encoding + (real.candidates.evaluations - low) * evaluation)
+        row = (second - first) / (high - low)
+        return encoding + candidates * (first - encoding + (_rows(real.candidates) - low) * row)
 
     def _distillation(self, asked: dict[str, Any]) -> None:
         """LD per gradient (image and draw), as `update` reports it; on all images of a step unless one takes long."""
@@ -211,6 +213,11 @@ class Calibration:
             self.result["device"] = torch.cuda.get_device_name(self.device)
             self.result["gpu_bytes"] = torch.cuda.max_memory_allocated(self.device)
         self.result["threads"] = torch.get_num_threads()
+
+
+def _rows(sampler) -> int:
+    """Images through the U-Net for one candidate: two in a guided step."""
+    return sampler.evaluations + sampler.guided
 
 
 if __name__ == "__main__":

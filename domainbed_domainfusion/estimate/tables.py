@@ -96,7 +96,7 @@ def _resources(estimate: Any) -> str:
         f"GPU memory   {_size(gpu) + ' a job, measured' if gpu else 'not measured: no GPU here'}",
         f"RAM          {_size(ram)} a job, {_size(ram * beside)} for those at a time (measured peak of the main "
         f"process{beyond})",
-        f"disk         {_size(estimate.disk_bytes)} (model.pkl, results, gallery)"])
+        f"disk         {_size(estimate.disk_bytes)} (model.pkl, results, gallery, saved rounds)"])
 
 
 def _paper_units(groups: list[dict[str, Any]]) -> str:
@@ -117,7 +117,8 @@ def _paper_units(groups: list[dict[str, Any]]) -> str:
 
 
 def _days(tuning: float, generation: float) -> list[str]:
-    return [f"{value:.4f}" if 0 < value < 0.1 else f"{value:.2f}" for value in (tuning, generation, tuning + generation)]
+    days = (tuning, generation, tuning + generation)
+    return [f"{value:.4f}" if 0 < value < 0.1 else f"{value:.2f}" for value in days]
 
 
 def _name(group: dict[str, Any]) -> str:
@@ -141,5 +142,7 @@ def _size(size: float) -> str:
 def _table(rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their cells, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-                     .rstrip() for row in rows)
+    lines = []
+    for name, *numbers in rows:
+        lines.append("  ".join([name.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(numbers, widths[1:]))]))
+    return "\n".join(line.rstrip() for line in lines)
