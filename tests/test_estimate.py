@@ -1,9 +1,7 @@
 """Counts against a real run, published sizes and architectures, and the whole estimate at tiny size."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 import time
 
@@ -33,6 +31,15 @@ def job(hparams=None, **counts) -> counting.Job:
 def rates(**values) -> calibration.Rates:
     zero = {name: 0.0 for name in ("imports", "startup", "ended", "warm_up", "raw_step", "step", "evaluated", "saving")}
     return calibration.Rates(**{**zero, "model_bytes": 0, "ram_bytes": 0, "threads": 1, "device": "cpu", **values})
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """What an estimate changes in this process: where the host's sweep was imported, and the hub's offline switch."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop(f"{host.NAME}.scripts.sweep", None)
 
 
 # counting
@@ -305,17 +312,14 @@ def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tin
         assert 0.015 <= measured["kept"] and 0.003 <= measured["ld_gradient"]
 
 
-def test_the_whole_estimate(monkeypatch, tmp_path, tiny_ldm):
-    """As one program: stdout is one JSON object, although the dataset without class names prints; nothing is left."""
+def test_the_whole_estimate(monkeypatch, tmp_path, capsys, tiny_ldm):
+    """Stdout is one JSON object, although a dataset without class names makes the algorithm print; nothing is left."""
+    monkeypatch.setattr(calibration, "SECONDS", 0.1)
     hparams = {"ldm": tiny_ldm, "batch_size": 4, "denoising_steps": 3, "generation_interval": 1, "ld_images": 2}
-    program = ("import sys; from domainbed_domainfusion.estimate import Data, Estimate, calibration, estimate; "
-               "calibration.SECONDS = 0.1; sys.exit(estimate(sys.argv[1:]))")
-    ended = subprocess.run(
-        [sys.executable, "-c", program, "launch", "--algorithms", "DomainFusion", "--datasets", "Debug28",
-         "--single_test_envs", "--n_hparams", "1", "--n_trials", "1", "--steps", "5", "--command_launcher", "local",
-         "--data_dir", "unused", "--output_dir", str(tmp_path / "sweep"), "--hparams", json.dumps(hparams), "--json"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, capture_output=True, text=True)
-    result = json.loads(ended.stdout)
+    cli.main(["estimate", "launch", "--algorithms", "DomainFusion", "--datasets", "Debug28", "--single_test_envs",
+              "--n_hparams", "1", "--n_trials", "1", "--steps", "5", "--command_launcher", "local", "--data_dir",
+              "unused", "--output_dir", str(tmp_path / "sweep"), "--hparams", json.dumps(hparams), "--json"])
+    result = json.loads(capsys.readouterr().out)
     assert not (tmp_path / "sweep").exists()
     ours, = result["groups"]
     # in-splits of 13 images: an epoch is 3.25 steps, so rounds at steps 0 and 4
