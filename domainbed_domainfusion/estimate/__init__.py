@@ -96,6 +96,11 @@ def _data(name: str, data_dir: str) -> Data:
     return Data(tuple(len(environment) for environment in dataset), False)
 
 
+def _uses_ldm(algorithm: str) -> bool:
+    from ..hparams import TABLES
+    return any(row.name == "ldm" for row in TABLES.get(algorithm, ()))
+
+
 class _StandIns:
     """Specs for the calibration, with what is not on this machine replaced; `notes` tells what was."""
 
@@ -112,7 +117,7 @@ class _StandIns:
         if self.data[job.dataset].published:
             data_dir = str(self._data_dir(job.dataset, max(other.hparams["batch_size"] for other in jobs)))
         self._set_backbone(job, hparams)
-        random_ldm = job.algorithm == "DomainFusion" and self._set_ldm(hparams)
+        random_ldm = _uses_ldm(job.algorithm) and self._set_ldm(hparams)
         return {"dataset": job.dataset, "algorithm": job.algorithm, "test_envs": job.args["test_envs"],
                 "data_dir": data_dir, "holdout_fraction": job.args["holdout_fraction"], "hparams": hparams,
                 "random_ldm": random_ldm}

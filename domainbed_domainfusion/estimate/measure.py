@@ -58,8 +58,9 @@ class Calibration:
 
     def measure(self) -> dict[str, Any]:
         """The fields of `calibration.Rates`, but for `ended`."""
+        from ..algorithms.domainfusion import DomainFusion
         self._evaluation()
-        if hasattr(self.algorithm, "_diffusion"):
+        if isinstance(self.algorithm, DomainFusion):
             self._domainfusion()
         else:
             self.result["raw_step"] = self.result["step"] = self._mean(self.step)
@@ -94,10 +95,15 @@ class Calibration:
         batches = itertools.chain.from_iterable(itertools.chain.from_iterable(itertools.repeat(self.evaluation)))
         sizes = []
 
-        def evaluate() -> None:
-            batch = next(batches)
-            sizes.append(len(batch[0]))
-            host.lib.misc.accuracy(self.algorithm, [batch], None, self.device)
+        def evaluate(most: int = EVALUATION_BATCH) -> None:
+            x, y = next(batches)
+            sizes.append(len(x[:most]))
+            host.lib.misc.accuracy(self.algorithm, [(x[:most], y[:most])], None, self.device)
+        one = self._seconds(lambda: evaluate(1))
+        if one >= self.repeated:  # predicts with a diffusion model: a batch would take minutes
+            self.result["evaluated"] = one
+            return
+        sizes.clear()
         seconds = self._mean(evaluate)
         self.result["evaluated"] = seconds / (sum(sizes[1:]) / len(sizes[1:]) if sizes[1:] else sizes[0])
 
@@ -118,16 +124,24 @@ class Calibration:
         batch, domains = asked["generation_batch"], len(self.evaluation) // 2
         hparams["generation_budget"] = max(batch, domains)
         algorithm._generate_dataset = algorithm._new_generate_dataset()
+        encoding = self._encoding(asked["image_size"])
+        self.result["one_image"] = encoding > SLOW_ENCODE
         self.result["raw_step"] = self.result["step"] = self._mean(self.step)
         if algorithm.uses_generated:
-            self._rounds(asked)
-            hparams["lambda2"] = 0
+            self._rounds(asked, encoding)
             self.result["step"] = self._mean(self.step)
         if asked["lambda2"] > 0:
             hparams["lambda2"] = asked["lambda2"]
             self._distillation(asked)
 
-    def _rounds(self, asked: dict[str, Any]) -> None:
+    def _encoding(self, size: int) -> float:
+        """Seconds of one image through the VAE's encoder."""
+        import torch
+        images = torch.zeros(1, 3, size, size)
+        with torch.no_grad():
+            return [self._seconds(lambda: self.algorithm._diffusion.ldm.encode(images)) for _ in range(2)][1]
+
+    def _rounds(self, asked: dict[str, Any], encoding: float) -> None:
         """Generation per image kept; reading and storing it apart from the diffusion model's work."""
         import torch
         from ..pixels import from_store
@@ -146,10 +160,6 @@ class Calibration:
         y = torch.tensor([label for _, label in versions])
         algorithm.eval()
         candidates = asked["candidates"] if asked["sampling_strategy"] else 1
-        side = algorithm._diffusion
-        self._seconds(lambda: side.ldm.encode(x[:1]))
-        encoding = self._no_grad_seconds(lambda: side.ldm.encode(x[:1]))
-        self.result["one_image"] = encoding > SLOW_ENCODE
         if self.result["one_image"]:
             generating = self._one_candidate(asked, x[:1], y[:1], encoding, candidates)
         else:
@@ -177,23 +187,15 @@ class Calibration:
 
     def _distillation(self, asked: dict[str, Any]) -> None:
         """LD per gradient (image and draw), as `update` reports it; on all images of a step unless one takes long."""
+        from .. import context
         hparams = self.algorithm.hparams
-        hparams["ld_images"] = 1 if self.result.get("one_image") else asked["ld_images"]
+        hparams["ld_images"] = 1 if self.result["one_image"] else asked["ld_images"]
         seconds: list[float] = []
         self._mean(lambda: seconds.append(self.step()["ld_seconds"]))
         seconds = seconds[1:] or seconds
-        images = hparams["ld_images"] or hparams["batch_size"] * self._domains()
-        images = min(images, hparams["batch_size"] * self._domains())
+        batch = hparams["batch_size"] * len(context.current().in_splits)
+        images = min(hparams["ld_images"] or batch, batch)
         self.result["ld_gradient"] = sum(seconds) / len(seconds) / images / asked["ld_draws"]
-
-    def _domains(self) -> int:
-        from .. import context
-        return len(context.current().in_splits)
-
-    def _no_grad_seconds(self, call: Callable[[], Any]) -> float:
-        import torch
-        with torch.no_grad():
-            return self._seconds(call)
 
     def _saving(self) -> None:
         import torch
