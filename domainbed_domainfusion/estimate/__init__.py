@@ -69,7 +69,7 @@ def estimated(arguments: Any) -> Estimate:
     for job in jobs:
         groups.setdefault(calibration.group_of(job), []).append(job)
     with ExitStack() as stack:
-        stand_ins = _StandIns(data, stack)
+        stand_ins = StandIns(data, stack)
         points = [(name, job) for name, members in groups.items() for job in calibration.corners(members)]
         specs = [stand_ins.spec(job, jobs) for _, job in points]
         rates = calibration.calibrate(specs, conditions)
@@ -101,7 +101,7 @@ def _uses_ldm(algorithm: str) -> bool:
     return any(row.name == "ldm" for row in TABLES.get(algorithm, ()))
 
 
-class _StandIns:
+class StandIns:
     """Specs for the calibration, with what is not on this machine replaced; `notes` tells what was."""
 
     def __init__(self, data: dict[str, Data], stack: ExitStack):
