@@ -72,6 +72,16 @@ def _one_of(*values: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in values), "one of " + ", ".join(values)
 
 
+def _stages(value: Any) -> bool:
+    """Whether it is [[timesteps, classes], …], the first rising to 1000 at most, the second not rising."""
+    whole = _integer(1, 1000)[0]
+    if not (isinstance(value, list) and value and all(
+            isinstance(stage, list) and len(stage) == 2 and whole(stage[0]) and whole(stage[1]) for stage in value)):
+        return False
+    return all(a[0] < b[0] and a[1] >= b[1] for a, b in zip(value, value[1:]))
+
+
+STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
 FLAG = (lambda value: isinstance(value, bool)), "true or false"
 TEXT = (lambda value: isinstance(value, str) and value != ""), "a text"
 TEMPLATE = (lambda value: isinstance(value, str) and value.count("{}") == 1), "a text with one {} for the class name"
@@ -94,6 +104,18 @@ SAM = (
            "Foret et al. 2021", search=(0.01, 0.02, 0.05, 0.1)),
 )
 
+#: The frozen diffusion model, for every algorithm that uses one.
+LDM = (
+    Hparam("ldm", "CompVis/stable-diffusion-v1-4", *TEXT, "hub id, folder or .safetensors file of a Stable "
+           "Diffusion 1.x, or pocket, the embedded one", "S", pocket="pocket"),
+    Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
+    Hparam("ldm_dtype", "auto", *_one_of("auto", "float32", "float16", "bfloat16"),
+           "auto: float32 on a CPU, float16 on a GPU", "ours"),
+    Hparam("image_size", 320, *_integer(8), "pixels a side inside the diffusion model", "S", pocket=32),
+    Hparam("prompt_template", "a photo of a {}", *TEMPLATE, "prompt of a class; no domain name is in it", "ours"),
+    Hparam("class_names", None, *NAMES, "replaces the dataset's own class names in the prompts", "ours"),
+)
+
 DOMAINFUSION = (
     # learning
     Hparam("lr", 1e-4, *_number(0, open_low=True), "Adam's learning rate at step 0", "S (searched; default ours)",
@@ -104,17 +126,8 @@ DOMAINFUSION = (
     Hparam("lambda1", 1.0, *_number(0), "weight of the raw minibatch's cross-entropy", "S"),
     Hparam("lambda2", 0.5, *_number(0), "weight of the Latent Distillation loss", "S"),
     Hparam("lambda3", 0.5, *_number(0), "weight of the generated minibatch's cross-entropy", "S"),
-    # the frozen diffusion model
-    Hparam("ldm", "CompVis/stable-diffusion-v1-4", *TEXT, "hub id, folder or .safetensors file of a Stable "
-           "Diffusion 1.x, or pocket, the embedded one", "S", pocket="pocket"),
-    Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
-    Hparam("ldm_dtype", "auto", *_one_of("auto", "float32", "float16", "bfloat16"),
-           "auto: float32 on a CPU, float16 on a GPU", "ours"),
     Hparam("ldm_decoder", None, *OPTIONAL_TEXT, "folder or hub id of an AutoencoderTiny that decodes in the VAE's "
            "place", "ours"),
-    Hparam("image_size", 320, *_integer(8), "pixels a side inside the diffusion model", "S", pocket=32),
-    Hparam("prompt_template", "a photo of a {}", *TEMPLATE, "prompt of a class; no domain name is in it", "ours"),
-    Hparam("class_names", None, *NAMES, "replaces the dataset's own class names in the prompts", "ours"),
     # generation: Algorithm 1, lines 4 to 13
     Hparam("candidates", 3, *_integer(1), "N_c, images generated for each one kept", "S", search=PAPER_CANDIDATES),
     Hparam("generation_interval", 5, *_integer(1), "Itv, epochs from one round of generation to the next", "S"),
@@ -156,12 +169,32 @@ DOMAINFUSION = (
     Hparam("ld_draws", 1, *_integer(1), "T, draws of (t, noise) per image", "ours"),
     Hparam("ld_weighting", "uniform", *_one_of("uniform", "one_minus_alpha_bar", "snr"), "w[t]", "ours"),
     Hparam("ld_images", 0, *_integer(0), "images of the minibatch that it sees in a step; 0: all", "ours"),
-    Hparam("ld_batch", 8, *_integer(1), "images at once in its forward and backward passes (memory only)", "ours",
-           pocket=64),
+    Hparam("ld_batch", 0, *_integer(0), "images at once in its passes (memory only); 0: as many as fit, measured",
+           "ours"),
 )
 
-TABLES = {"SAM": SAM, "DomainFusion": BACKBONE + DOMAINFUSION}
-ROWS = {row.name: row for row in (*BACKBONE, *SAM, *DOMAINFUSION)}
+ZERO_SHOT = (
+    Hparam("scoring_batch", 32, *_integer(1), "U-Net evaluations at once (memory only)", "ours", pocket=128),
+)
+
+DIFFUSION_CLASSIFIER = (
+    Hparam("dc_stages", [[20, 5], [100, 1]], *STAGES, "staged elimination: after so many timesteps in all, so many "
+           "classes are kept", "Li et al. 2023 (numbers ours)", pocket=[[1, 5], [3, 1]]),
+)
+
+TEXT_TO_IMAGE_CLASSIFIER = (
+    Hparam("t2i_min_scores", 20, *_integer(2), "scores of every class before the first is pruned",
+           "Clark & Jaini 2023", pocket=2),
+    Hparam("t2i_max_scores", 100, *_integer(1), "scores of a class at most", "ours (Clark & Jaini: 2000)", pocket=2),
+    Hparam("t2i_cutoff", 2e-3, *_number(0, 1), "p of the paired t-test under which a class is pruned",
+           "Clark & Jaini 2023"),
+)
+
+TABLES = {"SAM": SAM, "DomainFusion": BACKBONE + LDM + DOMAINFUSION,
+          "DiffusionClassifier": LDM + ZERO_SHOT + DIFFUSION_CLASSIFIER,
+          "TextToImageClassifier": LDM + ZERO_SHOT + TEXT_TO_IMAGE_CLASSIFIER}
+ROWS = {row.name: row for row in (*BACKBONE, *SAM, *LDM, *DOMAINFUSION, *ZERO_SHOT, *DIFFUSION_CLASSIFIER,
+                                  *TEXT_TO_IMAGE_CLASSIFIER)}
 
 
 def added_defaults(algorithm: str, dataset: str) -> dict[str, Any]:

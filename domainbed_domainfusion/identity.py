@@ -33,7 +33,7 @@ def model_identity(hparams: dict[str, Any]) -> dict[str, Optional[str]]:
     """The diffusion model: the name it goes by, the revision, and a SHA-256 of its files."""
     path = check_source(ldm_source(hparams["ldm"]), hparams["ldm_revision"])
     snapshot = path.name if path.parent.name == "snapshots" else None  # the hub's cache: snapshots/<commit>
-    return {"name": hparams["ldm"], "revision": snapshot or hparams["ldm_revision"], "sha256": _digest(path)}
+    return {"name": hparams["ldm"], "revision": snapshot or hparams["ldm_revision"], "sha256": file_digest(path)}
 
 
 def sources_of(in_splits: list, keys: list, class_names: list[str], prompts: list[str]) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def sources_of(in_splits: list, keys: list, class_names: list[str], prompts: lis
     return {"classes": list(classes), "prompts": prompts, "environments": environments}
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's weights, configurations and vocabularies with their names."""
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(
         file for file in path.rglob("*") if file.suffix in (".safetensors", ".json", ".txt"))

@@ -92,8 +92,8 @@ class SavedRounds:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(f"Saving the generated images ({rounds} rounds of {images}) takes {needed / 1e9:.1f} GB "
-                             f"more, but {self.folder} has {free / 1e9:.1f} GB free: free some space, or set the hparam "
-                             f"save_generated to \"last\" ({most / 1e9:.1f} GB) or \"none\".")
+                             f"more, but {self.folder} has {free / 1e9:.1f} GB free: free some space, or set the "
+                             f"hparam save_generated to \"last\" ({most / 1e9:.1f} GB) or \"none\".")
 
     def read(self, inputs: Inputs) -> Optional[Part]:
         """The part that was made from these inputs, or None; says in one line why a file that is there is not used."""

@@ -145,7 +145,7 @@ class GenerateDataset:
             content.append(made.content.cpu())
             style.append(made.style.cpu())
             progress.update(len(images[-1]))
-        part = Part(torch.cat(images), inputs.labels, torch.cat(content), torch.cat(style),
+        part = Part(torch.cat(images).contiguous(), inputs.labels, torch.cat(content), torch.cat(style),
                     time.perf_counter() - started)
         if self.saved:
             self.saved.write(inputs, part)

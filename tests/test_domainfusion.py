@@ -144,7 +144,8 @@ def test_a_run_started_again_ends_as_if_it_had_not_been_interrupted(run, as_scri
     whole, _, a = start("whole", 10)
     start("stopped", 6)
     made, sample = [], CandidateSampler.sample
-    monkeypatch.setattr(CandidateSampler, "sample", lambda self, x, *rest: made.append(len(x)) or sample(self, x, *rest))
+    monkeypatch.setattr(CandidateSampler, "sample",
+                        lambda self, x, *rest: made.append(len(x)) or sample(self, x, *rest))
     resumed, values, b = start("stopped", 10)
     assert whole == resumed
     assert all(torch.equal(x, y) for x, y in zip(weights_after(a), weights_after(b)))

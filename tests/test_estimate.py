@@ -22,7 +22,9 @@ REQUIRED = ["--output_dir", "nowhere", "--data_dir", "nowhere", "--command_launc
 
 
 def sweep_jobs(*arguments: str) -> tuple[list[dict], int]:
-    return counting.jobs_to_launch(counting.sweep_arguments([*arguments, *REQUIRED]))
+    """The args of the jobs without their folders, and how many others there are."""
+    asked = counting.request([*arguments, *REQUIRED])
+    return [{name: value for name, value in args.items() if name != "output_dir"} for args in asked.jobs], asked.others
 
 
 def job(hparams=None, **counts) -> counting.Job:
@@ -32,7 +34,7 @@ def job(hparams=None, **counts) -> counting.Job:
 
 def rates(**values) -> calibration.Rates:
     zero = {name: 0.0 for name in ("imports", "startup", "ended", "warm_up", "raw_step", "step", "evaluated", "saving")}
-    return calibration.Rates(**{**zero, "model_bytes": 0, "ram_bytes": 0, "threads": 1, "device": "cpu", **values})
+    return calibration.Rates(**{**zero, "model_bytes": 0, "ram_bytes": 0, "loader_processes": 0, "threads": 1, "device": "cpu", **values})
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +60,21 @@ def test_jobs_are_the_hosts_own():
 def test_jobs_that_are_there_already_are_not_launched(tmp_path):
     arguments = ["--datasets", "PACS", "--algorithms", "ERM", "--single_test_envs", "--n_trials", "1", "--n_hparams",
                  "1", "--data_dir", "d", "--command_launcher", "local", "--output_dir", str(tmp_path)]
-    parsed = counting.sweep_arguments(arguments)
-    first = counting.jobs_to_launch(parsed)[0][0]
-    folder = host.module("scripts.sweep").Job(first, str(tmp_path)).output_dir
-    (tmp_path / folder).mkdir()
-    jobs, others = counting.jobs_to_launch(parsed)
-    assert (len(jobs), others) == (3, 1) and first not in jobs
+    first = counting.request(arguments).jobs[0]
+    Path(first["output_dir"]).mkdir()
+    asked = counting.request(arguments)
+    assert (len(asked.jobs), asked.others) == (3, 1) and first not in asked.jobs
+
+
+def test_a_sweep_file_is_taken_too(tmp_path):
+    """Its own jobs, in the folders that a launch of it makes."""
+    file = tmp_path / "two.txt"
+    file.write_text("# Jobs: 12\n[a]\n--algorithms ERM SAM\n--datasets PACS\n--single_test_envs\n--n_trials 1\n"
+                    "--n_hparams 1\n[b]\n--algorithms ERM\n--datasets VLCS\n--single_test_envs\n--n_trials 1\n"
+                    "--n_hparams 1\n")
+    asked = counting.request(["launch", str(file), *REQUIRED])
+    assert [(Path(args["output_dir"]).parent.name, args["algorithm"]) for args in asked.jobs] == (
+        [("a", "ERM")] * 4 + [("a", "SAM")] * 4 + [("b", "ERM")] * 4)
 
 
 def test_hparams_are_drawn_as_train_draws_them():
@@ -166,7 +177,9 @@ def test_bad_arguments_are_named():
                                (["--algorithms", "ERN"], "The host knows no algorithm 'ERN'"),
                                (["--hparams", '{"candidate": 3}'], "did you mean 'candidates'")):
         with pytest.raises(InputError, match=message):
-            counting.sweep_arguments([*arguments, *REQUIRED])
+            counting.request([*arguments, *REQUIRED])
+    with pytest.raises(InputError, match="lacks --data_dir, --output_dir, --command_launcher"):
+        counting.request(["--datasets", "PACS"])
 
 
 # settings, rates and costs

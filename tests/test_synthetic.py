@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -109,6 +110,24 @@ def test_the_gallery_holds_the_versions_and_counts_the_choices(dataset, tmp_path
     mixed = index["choices"]["mixed"]
     content_zero = index["choices"]["content"][0] / 16
     assert mixed == pytest.approx(1 - content_zero)  # darken always takes style 0
+
+
+def test_the_gallery_asks_for_the_confidence_of_what_it_keeps_only(dataset, tmp_path):
+    asked = []
+
+    def confidence(x, y):  # a stand-in that depends on both
+        asked.append(len(x))
+        return (x.mean((1, 2, 3)) + 1 + y) / 8
+
+    store = dataset(budget=8, gallery=Gallery(str(tmp_path), 1, ["zero", "one", "two", "three"], confidence))
+    store.refresh(step=0, generate=darken, batch_size=4)
+    index = json.loads((tmp_path / "generated" / "gallery.json").read_text())
+    assert sum(asked) == 4  # two domains, an original and a version of each
+    for entry in index["images"]:
+        for version in entry["versions"]:
+            with Image.open(tmp_path / "generated" / version["file"]) as image:
+                mean = np.asarray(image).mean() / 127.5
+            assert version["confidence"] == pytest.approx((mean + entry["label"]) / 8, abs=1e-5)
 
 
 @pytest.fixture
@@ -259,6 +278,16 @@ def test_too_small_a_disk_is_found_before_the_first_round(saving):
     saved.check_space(rounds=3, images=100, size=32)
     with pytest.raises(InputError, match=r"\(24 rounds of 6000000\) takes 44246.0 GB more, but .* or \"none\"."):
         saved.check_space(rounds=24, images=6_000_000, size=320)
+
+
+def test_images_in_another_memory_format_are_saved(saving):
+    def channels_last(*batch):
+        made = darken(*batch)
+        return Generated(made.images.contiguous(memory_format=torch.channels_last), made.content, made.style)
+    first, again = saving(budget=5), saving(budget=5)
+    first.refresh(0, channels_last, 8)
+    again.refresh(0, never, 8)
+    assert equal(first, again)
 
 
 def test_a_folder_without_saved_rounds_is_refused(saving, tmp_path):

@@ -15,7 +15,6 @@ from .. import context, hparams as table, host
 from ..diffusion import style
 from ..diffusion.distillation import surrogate
 from ..diffusion.layout import check_source
-from ..errors import InputError
 from ..gallery import Gallery
 from ..identity import run_identity, sources_of
 from ..pixels import PixelRange
@@ -37,7 +36,7 @@ class DomainFusion(host.algorithms.ERM):
         table.check_values(hparams)
         super().__init__(input_shape, num_classes, num_domains, hparams)
         self.pixel_range = PixelRange.of(input_shape, context.current().dataset)
-        self.class_names = _class_names(hparams["class_names"], num_classes)
+        self.class_names = context.prompt_names(hparams["class_names"], num_classes)
         self.total_steps = context.current().total_steps
         self.step = 0
         self._diffusion: Optional["DiffusionSide"] = None  # noqa: F821 - imported with the model, at the first step
@@ -99,6 +98,16 @@ class DomainFusion(host.algorithms.ERM):
         x_gen = style.adain(mu[i, s], sigma[i, s], content[i, c])                   # line 12
         x_gen = ldm.decode(x_gen) if latent else x_gen.clamp(-1, 1)
         return Generated(x_gen, c.cpu(), s.cpu())
+
+    @torch.no_grad()
+    def confidence(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """p of images as φ sees them, the softmax probability of the true class. Call it in eval mode.
+
+        x: (B, 3, S, S) in [-1, 1], y: (B,); returns (B,) in [0, 1], on the CPU.
+        """
+        device = next(self.parameters()).device
+        probabilities = self.predict(self.pixel_range.to_classifier(x.to(device))).softmax(-1)
+        return probabilities.gather(1, y.to(device)[:, None])[:, 0].cpu()
 
     def learning_rate(self, step: int) -> float:
         """Half a cosine over the run's real length, from `lr` to zero; or `lr` (S, 4.3)."""
@@ -172,7 +181,8 @@ class DomainFusion(host.algorithms.ERM):
 
     def _new_generate_dataset(self) -> GenerateDataset:
         run = context.current()
-        gallery = Gallery(run.output_dir, self.hparams["gallery"], self.class_names) if run.output_dir else None
+        gallery = run.output_dir and Gallery(run.output_dir, self.hparams["gallery"], self.class_names,
+                                             self.confidence)
         dataset = GenerateDataset(
             run.in_splits, self.hparams["image_size"], self.pixel_range, seed=run.seed,
             budget=self.hparams["generation_budget"], gallery=gallery,
@@ -218,15 +228,3 @@ class Stopwatch:
 
 def _ld_values(confidence: torch.Tensor, value: torch.Tensor, a: torch.Tensor) -> dict[str, float]:
     return {"ld_loss": value.mean().item(), "ld_coefficient": a.mean().item(), "confidence": confidence.mean().item()}
-
-
-def _class_names(override: Optional[list[str]], num_classes: int) -> list[str]:
-    """The names that prompts use: the hparam `class_names`, else the dataset's, else the label numbers (said once)."""
-    names = context.current().class_names if override is None else override
-    if names is None:
-        print("This dataset has no class names: prompts use the label numbers (the hparam class_names overrides).")
-        names = [str(label) for label in range(num_classes)]
-    if len(names) != num_classes:
-        raise InputError(f"The hparam class_names has {len(names)} names, but the dataset has {num_classes} classes: "
-                         "give one name per class, in label order.")
-    return names

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..seeding import generator_of
 from .corruption import corrupt
 from .forward_mode import Dual, UnsupportedOperation
+from .memory import fitting
 from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
 from .prompts import Prompts
@@ -40,9 +41,10 @@ class LatentDistillation:
                  gradient: str = "sds", corruption: str = "contrast", micro_batch: int | None = None,
                  gradient_mode: str = "auto") -> None:
         """draws: T; weighting: w(t) = 1, 1 − ᾱ_t, or ᾱ_t / (1 − ᾱ_t) for "snr"; gradient: "full" (the gradient of
-        LD) or "sds" (score distillation: without the U-Net's Jacobian); micro_batch: images at once, None for all;
-        out of memory halves it for good. gradient_mode: "forward" needs no reverse pass (see `forward_mode`),
-        "reverse" is torch's autograd, "auto" is forward unless the LDM has an operation without a rule.
+        LD) or "sds" (score distillation: without the U-Net's Jacobian); micro_batch: images at once, None for as many
+        as fit by the first call's measure (`memory.fitting`); out of memory halves it for good. gradient_mode:
+        "forward" needs no reverse pass (see `forward_mode`), "reverse" is torch's autograd, "auto" is forward unless
+        the LDM has an operation without a rule.
         """
         for name, value, known in (("weighting", weighting, WEIGHTINGS), ("gradient", gradient, GRADIENTS),
                                    ("gradient_mode", gradient_mode, GRADIENT_MODES)):
@@ -56,24 +58,20 @@ class LatentDistillation:
         self._weights = {"uniform": torch.ones_like(alphas), "one_minus_alpha_bar": 1 - alphas,
                          "snr": alphas / (1 - alphas)}[weighting]
 
-    def loss(self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]) -> Tensor:
-        """The batch mean of LD, a scalar whose gradient is the batch mean of a_i ∇p_i.
-
-        images (B, 3, S, S) in [-1, 1]; labels (B,); confidence p (B,) with the classifier's graph; seeds: one per
-        image, for its t, ε and corruption.
-        """
-        return surrogate(*self.coefficients(images, labels, confidence.detach(), seeds), confidence)
-
     def coefficients(self, images: Tensor, labels: Tensor, confidence: Tensor,
                      seeds: list[int]) -> tuple[Tensor, Tensor]:
-        """(LD_i, a_i), each (B,), without a graph; arguments as for `loss`.
+        """(LD_i, a_i), each (B,), without a graph; `surrogate` makes a loss of them.
 
+        images (B, 3, S, S) in [-1, 1]; labels (B,); confidence p (B,) in [0, 1]; seeds: one per image, for its t, ε
+        and corruption.
         a_i is ∂LD_i/∂p_i for "full", and for "sds" the mean over draws of w(t)/n · ⟨ε_φ − ε, ∂z_t/∂p_i⟩ over the n
         elements of a latent.
         """
         def run(part: slice) -> tuple[Tensor, Tensor]:
             return self._micro_batch(images[part], labels[part], confidence[part], seeds[part])
 
+        if self.micro_batch is None and len(images) > 1:
+            self.micro_batch = fitting(lambda: in_micro_batches(run, 1, 1), self.ldm.device)
         parts, self.micro_batch = in_micro_batches(run, len(images), self.micro_batch)
         values, slopes = zip(*parts)
         return torch.cat(values), torch.cat(slopes)
@@ -157,15 +155,24 @@ class LatentDistillation:
         noised = alphas.sqrt() * latents + (1 - alphas).sqrt() * noise
         return self.ldm.predict_noise(noised, t, embeddings).to(self._precision) - noise
 
-    @torch.no_grad()
     def noise_residual(self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]) -> Tensor:
-        """The LD noise images (B, C, h, w) of the supplement's Figs. 3 and 4: ε_φ − ε, the mean over the draws."""
+        """ε_φ − ε, the mean over the draws, (B, C, h, w); arguments as for `loss`."""
+        return self.noise_residuals(images, labels, confidence, seeds)[0].mean(0)
+
+    @torch.no_grad()
+    def noise_residuals(self, images: Tensor, labels: Tensor, confidence: Tensor,
+                        seeds: list[int]) -> tuple[Tensor, Tensor]:
+        """What the LD noise images of the supplement's Figs. 2 to 4 are made of, and LD: no gradient, one encoding.
+
+        Returns (ε_φ − ε of every draw (T, B, C, h, w), LD_i (B,)).
+        """
         p = confidence.to(self.ldm.device, self._precision)
         latents = self._encoded(self._corrupted(images.to(self.ldm.device, self._precision), p, seeds))
         t, noise = self._draw(latents, seeds)
         embeddings = self.prompts.matched(labels)
-        residuals = [self._residual(latents, t[draw], noise[draw], embeddings) for draw in range(self.draws)]
-        return torch.stack(residuals).mean(0)
+        residuals = torch.stack([self._residual(latents, t[draw], noise[draw], embeddings)
+                                 for draw in range(self.draws)])
+        return residuals, (self._weights[t] * residuals.square().flatten(2).mean(2)).mean(0)
 
 
 def _mean(x: Tensor) -> Tensor:

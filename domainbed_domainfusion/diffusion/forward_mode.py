@@ -4,7 +4,8 @@ A `Dual` is a tensor x (its primal) with a directional derivative ẋ (its tange
 module in x's place it comes out as (f(x), J_f ẋ), exact up to rounding, for about twice the work of f(x) and with
 nothing stored for a reverse pass:
 
-- Linear operations run once on both halves, which lie behind one another in memory: (2, *shape).
+- Linear operations run once on both halves, which lie behind one another in memory, (2, *shape); in 16 bits, where a
+  bias must go in before rounding, once on each.
 - The Jacobians of normalisation and softmax are symmetric, and those of SiLU and GELU diagonal, so that J ẋ is what
   torch's own backward kernel gives for ẋ in the gradient's place.
 - Attention forms its scores for a block of queries at a time, so that they never fill the memory.
@@ -13,7 +14,7 @@ Parameters and everything else that is not a Dual are constants. The supported o
 any other raises UnsupportedOperation. torch's own forward mode knows more of them and is 2 times slower here.
 """
 
-from typing import Union
+from typing import Callable, Union
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,10 @@ def div(a: Dual, b: Union[Tensor, float]) -> Dual:
 
 @rule()
 def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
-    product = F.linear(_varying(input, "linear").pair, weight)
+    x = _varying(input, "linear")
+    if bias is not None and _half(x):
+        return _halves(F.linear(x.primal, weight, bias), lambda: F.linear(x.tangent, weight))
+    product = F.linear(x.pair, weight)
     if bias is not None:
         product[0] += bias
     return Dual.of_pair(product)
@@ -72,8 +76,11 @@ def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
 
 @rule()
 def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwargs) -> Dual:
-    product = F.conv2d(_varying(input, "conv2d").pair.flatten(0, 1), weight, None, *args, **kwargs)
-    product = product.unflatten(0, (2, -1))
+    x = _varying(input, "conv2d")
+    if bias is not None and _half(x):
+        return _halves(F.conv2d(x.primal, weight, bias, *args, **kwargs),
+                       lambda: F.conv2d(x.tangent, weight, None, *args, **kwargs))
+    product = F.conv2d(x.pair.flatten(0, 1), weight, None, *args, **kwargs).unflatten(0, (2, -1))
     if bias is not None:
         product[0] += bias[:, None, None]
     return Dual.of_pair(product)
@@ -257,6 +264,18 @@ def _padded(pair: Tensor, other: Operand) -> Tensor:
     """`pair` with axes of size 1 behind its first, if `other` has more axes than its halves."""
     missing = other.ndim - pair.ndim + 1 if isinstance(other, (Tensor, Dual)) else 0
     return pair.reshape(2, *[1] * missing, *pair.shape[1:]) if missing > 0 else pair
+
+
+def _half(x: Dual) -> bool:
+    """In 16 bits a product is rounded after its bias, as in the module itself: rounding twice costs LD's accuracy."""
+    return x.dtype.itemsize == 2
+
+
+def _halves(primal: Tensor, tangent: Callable[[], Tensor]) -> Dual:
+    pair = primal.new_empty((2, *primal.shape))
+    pair[0] = primal
+    pair[1] = tangent()
+    return Dual.of_pair(pair)
 
 
 def _varying(x: Operand, name: str) -> Dual:

@@ -22,11 +22,13 @@ def estimate(argv: Sequence[str]) -> int:
     Raises InputError for arguments that the sweep would refuse too.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it: an estimate downloads nothing
+    from .. import checks
     from . import counting, tables
-    arguments = counting.sweep_arguments(argv)
+    checks.check_attached()
+    request = counting.request(argv)
     with redirect_stdout(sys.stderr):  # of what datasets print when they are built
-        result = estimated(arguments)
-    print(json.dumps(tables.as_json(result), indent=1) if arguments.json else tables.as_text(result))
+        result = estimated(request)
+    print(json.dumps(tables.as_json(result), indent=1) if "--json" in argv else tables.as_text(result))
     return 0
 
 
@@ -54,17 +56,12 @@ class Estimate:
     notes: list[str]
 
 
-def estimated(arguments: Any) -> Estimate:
-    """Count, calibrate and multiply. arguments: of `counting.sweep_arguments`."""
+def estimated(request: Any) -> Estimate:
+    """Count, calibrate and multiply. request: of `counting.request`."""
     from . import calibration, costs, counting
-    from .. import host
-    if "DomainFusion" not in host.algorithms.ALGORITHMS:
-        raise InputError("This DomainBed checkout does not know DomainFusion yet: run `domainfusion attach .` in it "
-                         "once, or start the estimate from another folder.")
-    args_list, others = counting.jobs_to_launch(arguments)
-    data = {name: _data(name, arguments.data_dir) for name in dict.fromkeys(args["dataset"] for args in args_list)}
-    jobs = [counting.count(args, counting.hparams_of(args), data[args["dataset"]].images) for args in args_list]
-    conditions = calibration.conditions_of(arguments.command_launcher, len(jobs))
+    data = {name: _data(name, request.data_dir) for name in dict.fromkeys(args["dataset"] for args in request.jobs)}
+    jobs = [counting.count(args, counting.hparams_of(args), data[args["dataset"]].images) for args in request.jobs]
+    conditions = calibration.conditions_of(request.launcher, len(jobs))
     groups: dict[str, list] = {}
     for job in jobs:
         groups.setdefault(calibration.group_of(job), []).append(job)
@@ -79,7 +76,7 @@ def estimated(arguments: Any) -> Estimate:
     seconds = [costs.seconds(job, rates) for job, rates in zip(jobs, of_jobs)]
     sweep_start = max((rates.most("imports") for rates in of_jobs), default=0.0)  # the sweep's own process
     return Estimate(
-        arguments.command_launcher, jobs, seconds, others, data, conditions, of_jobs,
+        request.launcher, jobs, seconds, request.others, data, conditions, of_jobs,
         sweep_start + costs.wall_clock([part.total for part in seconds], conditions.beside),
         sum(costs.disk_bytes(job, rates) for job, rates in zip(jobs, of_jobs)), stand_ins.notes)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -42,6 +43,7 @@ class Rates:
     saving: float  # model.pkl
     model_bytes: int
     ram_bytes: int  # peak resident memory of the main process
+    loader_processes: int  # of one job, each with memory of its own
     threads: int
     device: str
     gpu_bytes: int = 0  # peak allocated
@@ -133,7 +135,9 @@ def _measure(spec: dict[str, Any], conditions: Conditions) -> Rates:
         try:
             lines = [process.stdout.readline() for process in started]
             if not all(lines):
-                raise InputError(f"The calibration of {spec['algorithm']} on {spec['dataset']} failed: {_last(log)}")
+                killed = any(process.wait() == -signal.SIGKILL for process, line in zip(started, lines) if not line)
+                reason = "it was killed, as the system does when memory runs out" if killed else _last(log)
+                raise InputError(f"The calibration of {spec['algorithm']} on {spec['dataset']} failed: {reason}")
             results = [json.loads(line) for line in lines]
             ended = []
             for process in started:

@@ -1,11 +1,11 @@
 """What a sweep will do, counted exactly and without running anything: jobs, steps, rounds, images, LD gradients."""
 
-import argparse
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Sequence
 
-from .. import checks, host
+from .. import checks, host, sweep_files
 from ..errors import InputError
 from ..synthetic import domain_shares, round_begins, uses_generated
 
@@ -14,7 +14,7 @@ from ..synthetic import domain_shares, round_begins, uses_generated
 class Job:
     """One run of the host's train script, and how much of everything is in it."""
 
-    args: dict[str, Any]  # as the host's make_args_list gives them
+    args: dict[str, Any]  # of the host's train script, as its sweep gives them
     hparams: dict[str, Any]  # as the host's train chooses them
     steps: int
     checkpoints: int
@@ -35,54 +35,42 @@ class Job:
         return self.args["algorithm"]
 
 
-def sweep_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the host's `sweep launch`, with its names and defaults; the verb may be left out.
+@dataclass(frozen=True)
+class Request:
+    """What an estimate is asked for."""
 
-    Raises InputError for an unknown dataset, algorithm, launcher or hparam.
+    launcher: str
+    data_dir: str
+    jobs: list[dict[str, Any]]  # the args of those that the launch would start now
+    others: int  # jobs of the sweep that are there already, done or begun
+
+
+def request(words: Sequence[str]) -> Request:
+    """The words after `domainfusion estimate`: those of `domainfusion sweep`, `launch` left out at will, and --json.
+
+    That is, the arguments of the host's sweep, or a sweep file and the arguments of the launch. Raises InputError for
+    an unknown dataset, algorithm, launcher or hparam, for a wrong file and for missing arguments.
     """
-    parser = argparse.ArgumentParser(prog="domainfusion estimate", description="The arguments of the host's sweep, "
-                                     "and --json for numbers that a program can read.")
-    parser.add_argument("command", nargs="?", choices=["launch"], default="launch")
-    every = [name for name in host.datasets.DATASETS if "Debug" not in name]
-    parser.add_argument("--datasets", nargs="+", default=every)
-    parser.add_argument("--algorithms", nargs="+", default=host.algorithms.ALGORITHMS)
-    parser.add_argument("--task", default="domain_generalization")
-    parser.add_argument("--n_hparams_from", type=int, default=0)
-    parser.add_argument("--n_hparams", type=int, default=20)
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n_trials", type=int, default=3)
-    parser.add_argument("--command_launcher", required=True)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--hparams")
-    parser.add_argument("--holdout_fraction", type=float, default=0.2)
-    parser.add_argument("--single_test_envs", action="store_true")
-    parser.add_argument("--skip_confirmation", action="store_true")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
-    arguments = parser.parse_args(argv)
-    for what, names, known in (("dataset", arguments.datasets, vars(host.datasets)),
-                               ("algorithm", arguments.algorithms, vars(host.algorithms)),
-                               ("launcher", [arguments.command_launcher], host.command_launchers.REGISTRY)):
+    words = [word for word in words if word != "--json"]
+    if words[:1] == ["launch"]:
+        words = words[1:]
+    file = sweep_files.read(Path(words.pop(0))) if words and not words[0].startswith("-") else None
+    given = sweep_files.parser().parse_args(words)
+    missing = [f"--{name}" for name in ("data_dir", "output_dir", "command_launcher") if getattr(given, name) is None]
+    if missing:
+        raise InputError(f"`domainfusion estimate` lacks {', '.join(missing)}: give the arguments of the sweep itself.")
+    for what, names, known in (("dataset", given.datasets, vars(host.datasets)),
+                               ("algorithm", given.algorithms, vars(host.algorithms)),
+                               ("launcher", [given.command_launcher], host.command_launchers.REGISTRY)):
         for name in names:
             if name not in known:
                 raise InputError(f"The host knows no {what} {name!r}: `domainfusion estimate` takes the arguments of "
                                  "its sweep.")
-    if arguments.hparams is not None:
-        checks.check_hparams_text(arguments.hparams)
-    return arguments
-
-
-def jobs_to_launch(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
-    """The args of the jobs that `sweep launch` would start now, and how many it has anyhow (done or begun)."""
-    sweep = host.module("scripts.sweep")
-    every = sweep.make_args_list(
-        n_trials=arguments.n_trials, dataset_names=arguments.datasets, algorithms=arguments.algorithms,
-        n_hparams_from=arguments.n_hparams_from, n_hparams=arguments.n_hparams, steps=arguments.steps,
-        data_dir=arguments.data_dir, task=arguments.task, holdout_fraction=arguments.holdout_fraction,
-        single_test_envs=arguments.single_test_envs, hparams=arguments.hparams)
-    waiting = [args for args in every if sweep.Job(args, arguments.output_dir).state == sweep.Job.NOT_LAUNCHED]
-    return waiting, len(every) - len(waiting)
+    if given.hparams is not None:
+        checks.check_hparams_text(given.hparams)
+    jobs = [job for sweep in file.sweeps for job in sweep.jobs(words)] if file else sweep_files.jobs_of(given)
+    waiting = [job.train_args for job in jobs if job.state == job.NOT_LAUNCHED]
+    return Request(given.command_launcher, given.data_dir, waiting, len(jobs) - len(waiting))
 
 
 def hparams_of(args: dict[str, Any]) -> dict[str, Any]:

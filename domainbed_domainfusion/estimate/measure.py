@@ -48,8 +48,9 @@ class Calibration:
         batch_size, workers = self.hparams["batch_size"], dataset.N_WORKERS
         training = [loaders.InfiniteDataLoader(in_split, None, batch_size, workers)
                     for i, (_, in_split) in enumerate(splits) if i not in spec["test_envs"]]
-        self.evaluation = [loaders.FastDataLoader(split, EVALUATION_BATCH, workers)
-                           for part in (1, 0) for split in (pair[part] for pair in splits)]
+        # Of the evaluation loaders one is enough: the others' processes would only wait, each in its own memory.
+        self.evaluation = loaders.FastDataLoader(splits[0][0], EVALUATION_BATCH, workers)
+        self.result["loader_processes"] = workers * (len(training) + 2 * len(splits))
         self.minibatches = zip(*training)
         self.algorithm = algorithm(dataset.input_shape, dataset.num_classes, len(training), self.hparams)
         self.algorithm.to(self.device)
@@ -92,7 +93,7 @@ class Calibration:
 
     def _evaluation(self) -> None:
         from .. import host
-        batches = itertools.chain.from_iterable(itertools.chain.from_iterable(itertools.repeat(self.evaluation)))
+        batches = itertools.chain.from_iterable(itertools.repeat(self.evaluation))
         sizes = []
 
         def evaluate(most: int = EVALUATION_BATCH) -> None:
@@ -108,6 +109,7 @@ class Calibration:
         self.result["evaluated"] = seconds / (sum(sizes[1:]) / len(sizes[1:]) if sizes[1:] else sizes[0])
 
     def _domainfusion(self) -> None:
+        from .. import context
         from ..algorithms.diffusion_side import DiffusionSide
         asked, hparams, algorithm = dict(self.hparams), self.algorithm.hparams, self.algorithm
         algorithm.step = 1
@@ -121,8 +123,7 @@ class Calibration:
         if self.random_ldm:
             from ..diffusion.stand_in import randomise
             randomise(algorithm._diffusion.ldm)
-        batch, domains = asked["generation_batch"], len(self.evaluation) // 2
-        hparams["generation_budget"] = max(batch, domains)
+        hparams["generation_budget"] = max(asked["generation_batch"], len(context.current().in_splits))
         algorithm._generate_dataset = algorithm._new_generate_dataset()
         encoding = self._encoding(asked["image_size"])
         self.result["one_image"] = encoding > SLOW_ENCODE

@@ -95,7 +95,7 @@ def _resources(estimate: Any) -> str:
         f"wall clock   {wall} ({device})",
         f"GPU memory   {_size(gpu) + ' a job, measured' if gpu else 'not measured: no GPU here'}",
         f"RAM          {_size(ram)} a job, {_size(ram * beside)} for those at a time (measured peak of the main "
-        f"process{beyond})",
+        f"process{beyond}; {max(point.loader_processes for point in rates)} loader processes a job are not in it)",
         f"disk         {_size(estimate.disk_bytes)} (model.pkl, results, gallery, saved rounds)"])
 
 
