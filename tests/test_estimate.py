@@ -379,7 +379,7 @@ def test_what_is_printed():
     assert lines["PACS DomainFusion, one job here"] == ["0.00", "0.50", "0.50", "24,000"]
     assert lines["PACS DomainFusion, the paper's images here"] == ["0.00", "2.50", "2.50", "120,000"]
     assert lines["DSI, published (DomainNet, V100)"] == ["22.44", "7.94", "30.38", "244k"]
-    assert "30.4 h with local, 1 jobs at a time" in text and text.endswith("A note.")
+    assert "30.4 h with local, 1 at a time" in text and text.endswith("A note.")
     assert json.dumps(tables.as_json(result))
 
 

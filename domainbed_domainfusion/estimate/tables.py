@@ -86,7 +86,7 @@ def _resources(estimate: Any) -> str:
     if estimate.conditions.cluster:
         wall = f"depends on {estimate.launcher}: {duration(estimate.wall_clock)} one job after the other"
     else:
-        wall = f"{duration(estimate.wall_clock)} with {estimate.launcher}, {beside} jobs at a time"
+        wall = f"{duration(estimate.wall_clock)} with {estimate.launcher}, {beside} at a time"
     ram = max(point.ram_bytes for point in rates)
     gpu = max(point.gpu_bytes for point in rates)
     one = any(point.one_image for point in rates)
