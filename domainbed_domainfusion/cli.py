@@ -1,4 +1,4 @@
-"""The command line: `domainfusion quickstart | sweep | attach | report | …`; every verb calls one function."""
+"""The command line: `domainfusion quickstart | sweep | estimate | attach | report | …`; every verb calls one function."""
 
 import argparse
 import sys
@@ -35,6 +35,12 @@ def _parser() -> argparse.ArgumentParser:
                                   "a sweep file: launch FILE, --dry-run FILE, --check FILE")
     sweep.add_argument("arguments", nargs="*")
     sweep.set_defaults(run=_sweep)
+
+    estimate = verbs.add_parser("estimate", add_help=False, prefix_chars="\0",
+                                help="what a sweep with these arguments would cost (jobs, images, time, memory, disk), "
+                                     "from a calibration of a minute or a few on this machine")
+    estimate.add_argument("arguments", nargs="*")
+    estimate.set_defaults(run=_estimate)
 
     attach = verbs.add_parser("attach", help="make a DomainBed checkout know our algorithms; undo it with --detach")
     attach.add_argument("path", type=Path, help="root folder of the checkout")
@@ -95,6 +101,11 @@ def _quickstart(arguments: argparse.Namespace) -> int:
 def _sweep(arguments: argparse.Namespace) -> int:
     from .sweep_command import sweep
     return sweep(arguments.arguments)
+
+
+def _estimate(arguments: argparse.Namespace) -> int:
+    from .estimate import estimate
+    return estimate(arguments.arguments)
 
 
 def _attach(arguments: argparse.Namespace) -> Optional[int]:

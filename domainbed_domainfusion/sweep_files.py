@@ -52,14 +52,18 @@ class Sweep:
 
     def jobs(self, extra: Sequence[str]) -> list[Any]:
         """The host's own list: one `Job` (arguments, folder, command, state on disk) per run of its train script."""
-        sweep = host.module("scripts.sweep")
-        given = parser().parse_args(self.argv(extra))  # with the folder in --output_dir
-        args_list = sweep.make_args_list(
-            n_trials=given.n_trials, dataset_names=given.datasets, algorithms=given.algorithms,
-            n_hparams_from=given.n_hparams_from, n_hparams=given.n_hparams, steps=given.steps,
-            data_dir=given.data_dir, task=given.task, holdout_fraction=given.holdout_fraction,
-            single_test_envs=given.single_test_envs, hparams=given.hparams)
-        return [sweep.Job(args, given.output_dir) for args in args_list]
+        return jobs_of(parser().parse_args(self.argv(extra)))  # with the folder in --output_dir
+
+
+def jobs_of(given: argparse.Namespace) -> list[Any]:
+    """The host's own jobs for the arguments of its sweep, as `parser` parses them."""
+    sweep = host.module("scripts.sweep")
+    args_list = sweep.make_args_list(
+        n_trials=given.n_trials, dataset_names=given.datasets, algorithms=given.algorithms,
+        n_hparams_from=given.n_hparams_from, n_hparams=given.n_hparams, steps=given.steps,
+        data_dir=given.data_dir, task=given.task, holdout_fraction=given.holdout_fraction,
+        single_test_envs=given.single_test_envs, hparams=given.hparams)
+    return [sweep.Job(args, given.output_dir) for args in args_list]
 
 
 @dataclass(frozen=True)

@@ -91,11 +91,11 @@ class GenerateDataset:
         The gallery's images are the first of that order.
         """
         chosen = []
+        shares = domain_shares(self.budget, [len(in_split.keys) for in_split in self.in_splits])
         for split, in_split in enumerate(self.in_splits):
             order = torch.randperm(len(in_split.keys), generator=generator_of(
                 self.seed, "generate-dataset", in_split.environment)).tolist()
-            share = len(range(split, self.budget, len(self.in_splits))) if self.budget else len(order)
-            chosen += [(split, in_split.keys[position]) for position in order[:share]]
+            chosen += [(split, in_split.keys[position]) for position in order[:shares[split]]]
         return chosen
 
     def refresh(self, step: int, generate: Generate, batch_size: int) -> int:
@@ -181,6 +181,30 @@ class GenerateDataset:
         with _seeded(self.seed, "generated minibatch", step):
             minibatches = [next(loader) for loader in self._loaders]
         return torch.cat([x for x, _ in minibatches]), torch.cat([y for _, y in minibatches])
+
+
+def uses_generated(hparams: dict) -> bool:
+    """Whether any loss sees a generated image."""
+    return hparams["lambda3"] > 0 or (hparams["lambda2"] > 0 and hparams["ld_input"] == "generated")
+
+
+def round_begins(step: int, steps_per_epoch: float, hparams: dict) -> bool:
+    """Algorithm 1, line 4: whether epoch i (1, 2, …) begins at this step and i % Itv == 0.
+
+    Without `updating` there is one round, at step 0.
+    """
+    if not hparams["updating"]:
+        return step == 0
+    epoch = int(step / steps_per_epoch)  # from 0; it begins at the first step with this number
+    begins = step == 0 or epoch != int((step - 1) / steps_per_epoch)
+    return begins and (epoch + 1) % hparams["generation_interval"] == 0
+
+
+def domain_shares(budget: int, lengths: list[int]) -> list[int]:
+    """How many images of each domain the generate-dataset holds, of in-splits of these lengths; budget 0: all."""
+    if not budget:
+        return list(lengths)
+    return [min(length, len(range(i, budget, len(lengths)))) for i, length in enumerate(lengths)]
 
 
 class _Domain(Dataset):

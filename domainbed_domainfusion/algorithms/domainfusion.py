@@ -20,7 +20,7 @@ from ..identity import run_identity, sources_of
 from ..pixels import PixelRange
 from ..saved_rounds import SavedRounds, weights_digest
 from ..seeding import generator_of, seed_of
-from ..synthetic import GenerateDataset, Generated
+from ..synthetic import GenerateDataset, Generated, round_begins, uses_generated
 
 
 class DomainFusion(host.algorithms.ERM):
@@ -41,7 +41,7 @@ class DomainFusion(host.algorithms.ERM):
         self.step = 0
         self._diffusion: Optional["DiffusionSide"] = None  # noqa: F821 - imported with the model, at the first step
         self._generate_dataset: Optional[GenerateDataset] = None
-        self.uses_generated = hparams["lambda3"] > 0 or (hparams["lambda2"] > 0 and hparams["ld_input"] == "generated")
+        self.uses_generated = uses_generated(hparams)
         if self.uses_generated or hparams["lambda2"] > 0:
             check_source(table.ldm_source(hparams["ldm"]), hparams["ldm_revision"], hparams["ldm_decoder"],
                          hparams["scheduler"])
@@ -143,17 +143,14 @@ class DomainFusion(host.algorithms.ERM):
         return n_generated, self._generate_dataset.seconds_saved
 
     def _generates_at(self, step: int) -> bool:
-        """Whether epoch i (1, 2, …) begins at this step and i % Itv == 0; without updating, the first epoch only."""
+        """`round_begins`; False where there is no run, which is said once."""
         steps_per_epoch = context.current().steps_per_epoch
         if steps_per_epoch is None:
             if step == 0:
                 warnings.warn("DomainFusion generates nothing here: outside the host's train script it knows neither "
                               "the training in-splits nor the length of an epoch.")
             return False
-        epoch = int(step / steps_per_epoch)  # from 0; it begins at the first step with this number
-        if step > 0 and epoch == int((step - 1) / steps_per_epoch):
-            return False
-        return (epoch + 1) % self.hparams["generation_interval"] == 0 if self.hparams["updating"] else step == 0
+        return round_begins(step, steps_per_epoch, self.hparams)
 
     def _generated_minibatch(self, x, y) -> tuple[torch.Tensor, torch.Tensor]:
         """A minibatch of the generate-dataset; until its first round it is a copy of the raw one (line 1)."""
