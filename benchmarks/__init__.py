@@ -1,0 +1,1 @@
+"""What DomainFusion costs, each figure beside a reference measured in the same run: see benchmarks/README.md."""
