@@ -105,8 +105,8 @@ DOMAINFUSION = (
     Hparam("lambda2", 0.5, *_number(0), "weight of the Latent Distillation loss", "S"),
     Hparam("lambda3", 0.5, *_number(0), "weight of the generated minibatch's cross-entropy", "S"),
     # the frozen diffusion model
-    Hparam("ldm", "CompVis/stable-diffusion-v1-4", *TEXT, "hub id or folder of a Stable Diffusion 1.x, or pocket, "
-           "the embedded one", "S", pocket="pocket"),
+    Hparam("ldm", "CompVis/stable-diffusion-v1-4", *TEXT, "hub id, folder or .safetensors file of a Stable "
+           "Diffusion 1.x, or pocket, the embedded one", "S", pocket="pocket"),
     Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
     Hparam("ldm_dtype", "auto", *_one_of("auto", "float32", "float16", "bfloat16"),
            "auto: float32 on a CPU, float16 on a GPU", "ours"),
@@ -132,6 +132,8 @@ DOMAINFUSION = (
            "ours (S: fewer than 50)"),
     Hparam("strength", 0.8, *_number(0, 1, open_low=True), "share of the schedule that image-to-image runs", "S"),
     Hparam("guidance_scale", 7.5, *_number(0), "classifier-free guidance; 1 and less: none", "S"),
+    Hparam("guidance_interval", 1.0, *_number(0, 1), "share of the executed steps, from the first, that are guided",
+           "ours (Kynkäänniemi et al. 2024)"),
     Hparam("scheduler", "ddim", *_one_of("ddim", "pndm", "dpmsolver++", "folder"), "solver; folder: the model's own",
            "ours"),
     Hparam("timestep_spacing", "trailing", *_one_of("trailing", "leading"), "trailing begins at the noise that strength "

@@ -33,7 +33,8 @@ class DiffusionSide:
         ldm.drop_text_encoder()
         candidates = CandidateSampler(ldm, prompts, steps=hparams["denoising_steps"], strength=hparams["strength"],
                                       guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"],
-                                      timestep_spacing=hparams["timestep_spacing"])
+                                      timestep_spacing=hparams["timestep_spacing"],
+                                      guidance_interval=hparams["guidance_interval"])
         distillation = LatentDistillation(ldm, prompts, draws=hparams["ld_draws"], weighting=hparams["ld_weighting"],
                                           gradient=hparams["ld_gradient"], corruption=hparams["ld_corruption"],
                                           micro_batch=hparams["ld_batch"], gradient_mode=hparams["ld_gradient_mode"])

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 from ..errors import InputError
+from . import single_file
+from .weights import header
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHTS = {
@@ -19,28 +21,56 @@ FILES = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/*"]
 FILES += [f"{part}/{name}" for part, weights in WEIGHTS.items() for name in ("config.json", weights)]
 FILES += [f"{part}/{weights}.index.json" for part, weights in WEIGHTS.items()]
 FILES += [f"{part}/{weights[:-12]}-*-of-*.safetensors" for part, weights in WEIGHTS.items()]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
 
 
 def check_source(source: str, revision: str | None = None) -> Path:
-    """The local folder of `source`, once its layout has been checked.
+    """The local folder or file of `source`, once its layout has been checked.
 
-    source: a local folder in diffusers' Stable Diffusion 1.x layout, or a hub id such as
-    "CompVis/stable-diffusion-v1-4". A hub id already in the hub's cache is taken from there without asking the
-    network; otherwise its safetensors files are downloaded now. No weight is read and no pickle is ever opened.
+    source: a local folder in diffusers' Stable Diffusion 1.x layout, a hub id such as "CompVis/stable-diffusion-v1-4",
+    or a single `.safetensors` checkpoint in the original release's layout. A hub id already in the hub's cache is
+    taken from there without asking the network; otherwise its safetensors files are downloaded now. No weight is read
+    and no pickle is ever opened.
     Raises InputError (one sentence with the remedy) for everything that could not be loaded later.
     """
     path = Path(source).expanduser()
     if path.is_file():
-        raise InputError(f"{path} is a single file: save the model as a folder in diffusers' layout (diffusers' "
-                         "from_single_file, then save_pretrained) and give that.")
+        path = path.absolute()  # not resolved: a link into the hub's cache has its tokenizer beside the link
+        single_file.check_checkpoint(path)
+        tokenizer_folder(path)
+        return path
     if path.is_dir():
         check_folder(path)
     elif HUB_ID.fullmatch(source):
         path = _from_hub(source, revision)
     else:
         raise InputError(f"The latent diffusion model {source} does not exist: give an existing Stable Diffusion "
-                         "1.x folder in diffusers' layout or a hub id such as CompVis/stable-diffusion-v1-4.")
+                         "1.x folder in diffusers' layout, a .safetensors checkpoint, or a hub id such as "
+                         "CompVis/stable-diffusion-v1-4.")
     return path.resolve()
+
+
+def config_folder(path: Path) -> Path:
+    """Where the configuration of a checked source lies: in its folder, or for a single file in the package."""
+    return single_file.CONFIGS if path.is_file() else path
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """The tokenizer of a checked source. For a single file: a folder `tokenizer` beside it, else CLIP's from the hub.
+
+    Raises InputError if there is none.
+    """
+    if path.is_dir():
+        return path / "tokenizer"
+    beside = path.parent / "tokenizer"
+    if beside.is_dir():
+        _check_tokenizer(path.parent)
+        return beside
+    try:
+        return _from_hub(single_file.TOKENIZER, None, TOKENIZER_FILES, lambda folder: _check_tokenizer(folder, ""))
+    except InputError as error:
+        raise InputError(f"{path} has no tokenizer folder beside it and {single_file.TOKENIZER} could not be had from "
+                         "the hub: put its vocab.json and merges.txt into one, or run once with a network.") from error
 
 
 def check_folder(folder: Path) -> None:
@@ -76,12 +106,11 @@ def _check_configs(folder: Path, unet: dict, vae: dict, text: dict, scheduler: d
         _refuse(folder, f"its U-Net attends to {wanted}-dimensional text but the text encoder gives {offered}")
 
 
-def _check_tokenizer(folder: Path) -> None:
-    tokenizer = folder / "tokenizer"
-    if not (tokenizer / "tokenizer.json").is_file():
+def _check_tokenizer(folder: Path, place: str = "tokenizer/") -> None:
+    if not (folder / f"{place}tokenizer.json").is_file():
         for name in ("vocab.json", "merges.txt"):
-            if not (tokenizer / name).is_file():
-                _incomplete(folder, f"tokenizer/{name}")
+            if not (folder / f"{place}{name}").is_file():
+                _incomplete(folder, f"{place}{name}")
 
 
 def _check_weights(part: Path, weights: str) -> None:
@@ -95,42 +124,28 @@ def _check_weights(part: Path, weights: str) -> None:
                 raise InputError(f"{part} has only pickled weights ({pickled[0]}), which are never read: save the "
                                  "model again as safetensors (save_pretrained with safe_serialization=True).")
             _incomplete(part.parent, f"{part.name}/{shard}")
-        _check_safetensors(part / shard)
+        header(part / shard)
 
 
-def _check_safetensors(path: Path) -> None:
-    """The header must be readable and the file as long as the header says."""
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length < path.stat().st_size else None
-        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        whole = path.stat().st_size == 8 + length + end
-    except (ValueError, TypeError, KeyError, AttributeError):
-        whole = False
-    if not whole:
-        raise InputError(f"{path} is damaged or only partly downloaded: delete it and fetch it again.")
-
-
-def _from_hub(source: str, revision: str | None) -> Path:
+def _from_hub(source: str, revision: str | None, patterns: list[str] = FILES, check=check_folder) -> Path:
     """The snapshot folder: from the cache if it is complete there, else downloaded (safetensors and configs only)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=FILES, local_files_only=True))
-        check_folder(folder)
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=True))
+        check(folder)
         return folder
     except (LocalEntryNotFoundError, InputError):
         pass  # not in the cache, or only in part
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=FILES))
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises its own, its transport's and the system's errors
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(f"The latent diffusion model {source} is neither a folder here nor in the hub's cache and "
                          f"could not be downloaded ({type(error).__name__}: {reason}): run once with a network and "
                          "without HF_HUB_OFFLINE, or give a local folder.") from error
-    check_folder(folder)
+    check(folder)
     return folder
 
 

@@ -4,14 +4,13 @@ Images are (B, 3, S, S) in [-1, 1]; latents (B, C, S / f, S / f), multiplied by 
 """
 
 import json
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
-from .layout import check_source
+from .layout import check_source, config_folder, tokenizer_folder
 
 __all__ = ["LatentDiffusion", "check_source"]
 
@@ -31,12 +30,15 @@ class LatentDiffusion:
     `posterior`, `encode` and `predict_noise` take a `forward_mode.Dual` in a tensor's place and give one back.
     """
 
-    def __init__(self, folder: Path, source: str, device: torch.device, dtype: str, revision: str | None) -> None:
+    def __init__(self, path: Path, source: str, device: torch.device, dtype: str, revision: str | None) -> None:
         """Use `LatentDiffusion.load`, which keeps one per process."""
+        from . import networks  # here, because diffusers and transformers take seconds to import
+
         self.source, self.device, self.dtype, self.revision = source, device, DTYPES[dtype], revision
-        self._folder, self._dtype_name = folder, dtype
-        self._unet, self._vae = (_frozen(part).to(device) for part in _networks(folder, self.dtype))
-        self._scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        self._path, self._dtype_name = path, dtype
+        self._unet, self._vae = (part.to(device) for part in networks.unet_and_vae(path, self.dtype))
+        scheduler = config_folder(path) / "scheduler" / "scheduler_config.json"
+        self._scheduler_config = json.loads(scheduler.read_text("utf-8"))
         self._text_encoder = None  # read at the first `embed`
         self.alphas_cumprod = self.scheduler("ddim").alphas_cumprod.to(device)  # ᾱ_t, (T,) float32
         self.num_train_timesteps = len(self.alphas_cumprod)
@@ -46,18 +48,18 @@ class LatentDiffusion:
 
     @classmethod
     def load(cls, source: str, *, device, dtype: str = "float32", revision: str | None = None) -> "LatentDiffusion":
-        """The model from a hub id or a local folder; one load per process.
+        """The model from a hub id, a local folder or a single .safetensors file; one load per process.
 
         device: anything `torch.device` takes; dtype: float32, float16, bfloat16 or float64.
         Raises InputError (see `layout.check_source`).
         """
         if dtype not in DTYPES:
             raise InputError(f"The LDM's dtype {dtype} is unknown: use one of {', '.join(DTYPES)}.")
-        folder = check_source(source, revision)
+        path = check_source(source, revision)
         device = _indexed(torch.device(device))
-        key = (str(folder), revision, dtype, device)
+        key = (str(path), revision, dtype, device)
         if key not in _loaded:
-            _loaded[key] = cls(folder, source, device, dtype, revision)
+            _loaded[key] = cls(path, source, device, dtype, revision)
         return _loaded[key]
 
     def __deepcopy__(self, memo) -> "LatentDiffusion":
@@ -144,13 +146,12 @@ class LatentDiffusion:
 
     def _text(self) -> tuple:
         if self._text_encoder is None:
-            from transformers import CLIPTextModel, CLIPTokenizer
+            from transformers import CLIPTokenizer
 
-            tokenizer = CLIPTokenizer.from_pretrained(self._folder / "tokenizer", local_files_only=True)
-            with _no_progress_bar():
-                encoder = CLIPTextModel.from_pretrained(
-                    self._folder / "text_encoder", use_safetensors=True, local_files_only=True)
-            self._text_encoder = tokenizer, _frozen(encoder).to(self.device).to(self.dtype)
+            from . import networks
+
+            tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder(self._path), local_files_only=True)
+            self._text_encoder = tokenizer, networks.text_encoder(self._path, self.dtype).to(self.device)
         return self._text_encoder
 
 
@@ -158,35 +159,8 @@ def _load(source: str, device: str, dtype: str, revision: str | None) -> LatentD
     return LatentDiffusion.load(source, device=device, dtype=dtype, revision=revision)
 
 
-def _networks(folder: Path, dtype: torch.dtype) -> tuple:
-    """The U-Net and the VAE."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype}
-    return (UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options),
-            AutoencoderKL.from_pretrained(folder, subfolder="vae", **options))
-
-
-def _frozen(network: nn.Module) -> nn.Module:
-    return network.eval().requires_grad_(False)
-
-
 def _indexed(device: torch.device) -> torch.device:
     """"cuda" and "cuda:0" are one device."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
-
-
-@contextmanager
-def _no_progress_bar():
-    """A load of a few tensors needs no bar of its own between the run's lines."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

@@ -25,15 +25,29 @@ def pipeline(folder):
     return diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
 
 
-def reference(pipeline, scheduler, image, prompt, seed, output_type, timestep_spacing="leading", **options):
+def reference(pipeline, scheduler, image, prompt, seed, output_type, timestep_spacing="leading", guided=None,
+              **options):
     name, extra = SOLVERS.get(scheduler, (scheduler, {}))
     solver = getattr(diffusers, name).from_config(pipeline.scheduler.config, timestep_spacing=timestep_spacing, **extra)
     # the pipeline's constructor mends scheduler settings (clipping, first timestep); a mere assignment does not
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(
         **{**pipeline.components, "scheduler": solver}, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
+    if guided is not None:
+        options = {**options, "callback_on_step_end": without_guidance_after(guided),
+                   "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
     return pipeline(prompt, image=(image[None] + 1) / 2, generator=torch.Generator().manual_seed(seed),
                     output_type=output_type, **options).images[0], pipeline.num_timesteps
+
+
+def without_guidance_after(step):
+    """diffusers' own way to end guidance early: the pipeline asks this callback after each step."""
+    def callback(pipeline, i, t, tensors):
+        if i + 1 == step:
+            pipeline._guidance_scale = 0.0
+            return {"prompt_embeds": tensors["prompt_embeds"].chunk(2)[1]}
+        return {}
+    return callback
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*clip_sample:FutureWarning", "ignore::DeprecationWarning")
@@ -84,6 +98,34 @@ def test_evaluations_are_the_ones_the_pipeline_runs(ldm, prompts, pipeline, imag
             pipeline, scheduler, images[0], "a dog", 0, "latent", num_inference_steps=steps, strength=0.8)
         assert sampler.evaluations == evaluations
     assert CandidateSampler(ldm, prompts, 50, scheduler="pndm").evaluations == 41
+
+
+@pytest.mark.parametrize("scheduler, interval, guided", [("ddim", 0.45, 4), ("pndm", 0.3, 3), ("dpmsolver++", 0.7, 6)])
+def test_guidance_in_a_part_of_the_steps(ldm, prompts, pipeline, images, labels, scheduler, interval, guided):
+    """Against the pipeline whose guidance is ended by its own callback."""
+    sampler = CandidateSampler(ldm, prompts, 12, scheduler=scheduler, guidance_interval=interval)
+    ours = sampler.sample(images, labels, SEEDS).latents
+    assert (sampler.guided, sampler.evaluations) == (guided, 10 if scheduler == "pndm" else 9)
+    theirs, _ = reference(pipeline, scheduler, images[1], "a photo of a dog", 4, "latent", guided=guided,
+                          num_inference_steps=12, strength=0.8, guidance_scale=7.5)
+    assert (ours[1, 1] - theirs).abs().max() < 2e-5
+    always = CandidateSampler(ldm, prompts, 12, scheduler=scheduler).sample(images, labels, SEEDS).latents
+    assert (ours - always).abs().max() > 1e-3
+
+
+def test_the_ends_of_the_guidance_interval(ldm, prompts, images, labels):
+    def latents(**options):
+        return CandidateSampler(ldm, prompts, 6, **options).sample(images, labels, SEEDS).latents
+    assert torch.equal(latents(guidance_interval=0.0), latents(guidance_scale=1.0))
+    assert torch.equal(latents(guidance_interval=1.0), latents())
+
+
+def test_a_step_without_guidance_runs_half_the_rows(ldm, prompts, images, labels, monkeypatch):
+    rows, predict_noise = [], ldm.predict_noise
+    monkeypatch.setattr(ldm, "predict_noise", lambda latents, *rest: rows.append(len(latents)) or predict_noise(
+        latents, *rest))
+    CandidateSampler(ldm, prompts, 5, guidance_interval=0.5).sample(images, labels, SEEDS)
+    assert rows == [12, 12, 6, 6]
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "pndm"])

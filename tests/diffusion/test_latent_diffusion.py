@@ -101,14 +101,7 @@ def test_a_config_that_is_no_json(broken):
 def test_a_folder_that_does_not_exist(tmp_path):
     assert sentence_of(tmp_path / "nothing") == (
         f"The latent diffusion model {tmp_path}/nothing does not exist: give an existing Stable Diffusion 1.x folder "
-        "in diffusers' layout or a hub id such as CompVis/stable-diffusion-v1-4.")
-
-
-def test_a_single_file_is_refused(tmp_path):
-    (tmp_path / "model.ckpt").write_bytes(b"pickle")
-    assert sentence_of(tmp_path / "model.ckpt") == (
-        f"{tmp_path}/model.ckpt is a single file: save the model as a folder in diffusers' layout (diffusers' "
-        "from_single_file, then save_pretrained) and give that.")
+        "in diffusers' layout, a .safetensors checkpoint, or a hub id such as CompVis/stable-diffusion-v1-4.")
 
 
 def test_a_hub_id_without_a_network(monkeypatch, tmp_path):
