@@ -3,6 +3,7 @@
 None of it uses the code that it is compared with, beyond the frozen networks and the style statistics.
 """
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
+
+from .models import Model
 
 
 class Draw(NamedTuple):
@@ -57,3 +60,43 @@ def stock_forward_mode(ldm: LatentDiffusion, images: Tensor, p: Tensor, embeddin
     residual = predicted - draw.noise
     return Slopes(residual.square().flatten(1).mean(1), (2 * residual * predicted_slope).flatten(1).mean(1),
                   (residual * latent_slope).flatten(1).mean(1), predicted_slope, latent_slope)
+
+
+class Pipeline:
+    """diffusers' StableDiffusionImg2ImgPipeline as its documentation uses it: a text prompt, one call at a time."""
+
+    def __init__(self, model: Model, device: str, dtype: str) -> None:
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        self.model = model
+        self._pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
+            model.folder, torch_dtype=getattr(torch, dtype), safety_checker=None, requires_safety_checker=False)
+        self._pipeline.to(device).set_progress_bar_config(disable=True)
+
+    def with_scheduler(self, name: str, **options) -> "Pipeline":
+        """The same networks with another of diffusers' schedulers, by class name, on the folder's noise schedule."""
+        import diffusers
+
+        other = copy.copy(self)
+        scheduler = getattr(diffusers, name).from_config(self._pipeline.scheduler.config, **options)
+        other._pipeline = diffusers.StableDiffusionImg2ImgPipeline(
+            **{**self._pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
+        other._pipeline.set_progress_bar_config(disable=True)
+        return other
+
+    def __call__(self, images: Tensor, labels: Tensor, seeds: list[int], **options) -> Tensor:
+        """One call for a batch: images (B, 3, S, S) in [-1, 1] -> the same in float32."""
+        prompts = [f"a photo of a {self.model.class_names[label]}" for label in labels.tolist()]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        made = self._pipeline(prompts, image=images / 2 + 0.5, generator=generators, output_type="pt", **options)
+        return made.images.float().cpu() * 2 - 1
+
+    def one_at_a_time(self, images: Tensor, labels: Tensor, seeds: list[int], **options) -> Tensor:
+        """A call per image, as a loop over a dataset makes them."""
+        return torch.cat([self(images[i:i + 1], labels[i:i + 1], seeds[i:i + 1], **options)
+                          for i in range(len(images))])
+
+    @property
+    def evaluations(self) -> int:
+        """U-Net calls of the latest call, each with two rows per image."""
+        return self._pipeline.num_timesteps
