@@ -4,7 +4,7 @@ A `Dual` is a tensor x (its primal) with a directional derivative ẋ (its tange
 module in x's place it comes out as (f(x), J_f ẋ), exact up to rounding, for about twice the work of f(x) and with
 nothing stored for a reverse pass:
 
-- Linear operations run once on both halves, which lie behind one another in memory: (2, *shape).
+- Linear operations run on both halves, in one call where these lie behind one another in memory: (2, *shape).
 - The Jacobians of normalisation and softmax are symmetric, and those of SiLU and GELU diagonal, so that J ẋ is what
   torch's own backward kernel gives for ẋ in the gradient's place.
 - Attention forms its scores for a block of queries at a time, so that they never fill the memory.
@@ -33,8 +33,15 @@ Operand = Union[Dual, Tensor, float]
 
 @rule()
 def add(a: Operand, b: Operand, *, alpha: float = 1) -> Dual:
-    a, b = _dual(a, like=b), _dual(b, like=a)
-    return Dual.of_pair(torch.add(*_aligned(a, b), alpha=alpha))
+    if not isinstance(b, Dual):
+        primal = torch.add(a.primal, b, alpha=alpha)
+        return Dual(primal, a.tangent.to(primal.dtype).expand_as(primal))
+    a = _dual(a, like=b)
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    pair = torch.empty(2, *shape, dtype=torch.result_type(a.primal, b.primal), device=b.device)
+    torch.add(a.primal, b.primal, alpha=alpha, out=pair[0])
+    torch.add(a.tangent, b.tangent, alpha=alpha, out=pair[1])
+    return Dual.of_pair(pair)
 
 
 @rule()
@@ -72,7 +79,11 @@ def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
 
 @rule()
 def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwargs) -> Dual:
-    product = F.conv2d(_varying(input, "conv2d").pair.flatten(0, 1), weight, None, *args, **kwargs)
+    """One call for each half, with half the working memory, unless reading the weights twice would cost more."""
+    if weight.numel() < _varying(input, "conv2d").numel():
+        return Dual(F.conv2d(input.primal, weight, bias, *args, **kwargs),
+                    F.conv2d(input.tangent, weight, None, *args, **kwargs))
+    product = F.conv2d(input.pair.flatten(0, 1), weight, None, *args, **kwargs)
     product = product.unflatten(0, (2, -1))
     if bias is not None:
         product[0] += bias[:, None, None]
