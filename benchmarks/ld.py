@@ -31,7 +31,7 @@ def run(model: Model, device: str, dtype: str, repeats: int, batch: int | None =
     exactness = _exactness(model, device)
     methods = _methods(model, device, dtype, batch)
     peaks = {name: extra_peak(method, device) for name, method in methods.items()}
-    results.seconds = interleaved(methods, repeats, device, "LD")
+    results.seconds = interleaved(methods, repeats, device, "LD", warm_up=0)  # the memory count was one
     results.tables = [_costs(results.seconds, peaks), exactness]
     _add_ratios(results, peaks)
     if torch.device(device).type == "cuda":
@@ -92,31 +92,31 @@ def _add_largest_batches(results: Results, model: Model, device: str, dtype: str
 def _exactness(model: Model, device: str) -> Table:
     """Both gradients against torch's own differentiation in float64."""
     count = EXACT_IMAGES.get(model.name, 16)
-    exact = _slopes(model, device, "float64", "stock", count)
+    exact, = _in_turn(model, device, "float64", ["stock"], count)
     low = ["bfloat16", "float16"] if torch.device(device).type == "cuda" else ["bfloat16"]
     table = Table(["dtype", "mode", "images", "relative error full", "relative error sds", "least cosine full",
                    "least cosine sds"])
-    for dtype, mode in [("float32", "forward"), ("float32", "reverse"), *((dtype, "forward") for dtype in low)]:
-        found = _slopes(model, device, dtype, mode, count)
-        errors = [f"{((a - b).norm() / b.norm()).item():.1e}" for a, b in ((found.full, exact.full),
-                                                                          (found.sds, exact.sds))]
-        cosines = ["–", "–"] if mode == "reverse" else [
-            f"{F.cosine_similarity(a.flatten(1), b.flatten(1)).min().item():.6f}"
-            for a, b in ((found.full_field, exact.full_field), (found.sds_field, exact.sds_field))]
-        table.rows.append([dtype, mode, str(count), *errors, *cosines])
+    for dtype, modes in {"float32": ["forward", "reverse"], **dict.fromkeys(low, ["forward"])}.items():
+        for mode, found in zip(modes, _in_turn(model, device, dtype, modes, count)):
+            errors = [f"{((a - b).norm() / b.norm()).item():.1e}" for a, b in ((found.full, exact.full),
+                                                                              (found.sds, exact.sds))]
+            cosines = ["–", "–"] if mode == "reverse" else [
+                f"{F.cosine_similarity(a.flatten(1), b.flatten(1)).min().item():.6f}"
+                for a, b in ((found.full_field, exact.full_field), (found.sds_field, exact.sds_field))]
+            table.rows.append([dtype, mode, str(count), *errors, *cosines])
     return table
 
 
-def _slopes(model: Model, device: str, dtype: str, how: str, count: int) -> Slopes:
-    """`slopes` in a process of its own if the model is large, so that no two of its dtypes are in memory."""
+def _in_turn(model: Model, device: str, dtype: str, modes: list[str], count: int) -> list[Slopes]:
+    """`slopes`, in a process of its own if the model is large, so that no two of its dtypes are in memory at once."""
     if model.name != "sd1":
-        return slopes(model, device, dtype, how, count)
+        return slopes(model, device, dtype, modes, count)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(slopes, model, device, dtype, how, count).result()
+        return pool.submit(slopes, model, device, dtype, modes, count).result()
 
 
-def slopes(model: Model, device: str, dtype: str, how: str, count: int) -> Slopes:
-    """LD's derivatives along p in float64 on the CPU. how: forward or reverse (ours), or stock (torch.func.jvp)."""
+def slopes(model: Model, device: str, dtype: str, modes: list[str], count: int) -> list[Slopes]:
+    """LD's derivatives along p as float64 on the CPU. modes: forward, reverse (ours), stock (torch.func.jvp)."""
     ldm, prompts = model.load(device, dtype)
     images, labels = model.images(count)
     seeds, embeddings = list(range(count)), prompts.matched(labels)
@@ -124,13 +124,14 @@ def slopes(model: Model, device: str, dtype: str, how: str, count: int) -> Slope
     images = images.to(device, precision)
     p = torch.linspace(0.2, 0.9, count, dtype=torch.float64).to(device, precision)
     draw = Draw.of(ldm, model.image_size, seeds, precision)
-    if how == "stock":
-        found = stock_forward_mode(ldm, images, p, embeddings, draw)
-    else:
+
+    def ours(mode: str) -> Slopes:
         (value, full), (_, sds) = (
-            LatentDistillation(ldm, prompts, gradient=gradient, gradient_mode=how).coefficients(
+            LatentDistillation(ldm, prompts, gradient=gradient, gradient_mode=mode).coefficients(
                 images, labels, p, seeds) for gradient in ("full", "sds"))
         with torch.no_grad():
             fields = noise_predictions(ldm, images, Dual(p, torch.ones_like(p)), embeddings, draw)
-        found = Slopes(value, full, sds, fields[1].tangent, fields[0].tangent)
-    return Slopes(*(part.detach().double().cpu() for part in found))
+        return Slopes(value, full, sds, fields[1].tangent, fields[0].tangent)
+
+    found = [stock_forward_mode(ldm, images, p, embeddings, draw) if mode == "stock" else ours(mode) for mode in modes]
+    return [Slopes(*(part.detach().double().cpu() for part in each)) for each in found]

@@ -27,18 +27,18 @@ class Spread(NamedTuple):
 
 
 def interleaved(methods: dict[str, Callable[[], object]], repeats: int, device: str,
-                title: str = "timing") -> dict[str, list[float]]:
+                title: str = "timing", warm_up: int = 1) -> dict[str, list[float]]:
     """Seconds of each method in each of `repeats` rounds, every round running all of them in the order given.
 
-    One round before, not counted, warms them up. On a GPU the clock waits for its work.
+    `warm_up` rounds before are not counted. On a GPU the clock waits for its work.
     """
     seconds: dict[str, list[float]] = {name: [] for name in methods}
-    with tqdm(total=(repeats + 1) * len(methods), desc=title, file=sys.stderr, disable=None) as progress:
-        for number in range(repeats + 1):
+    with tqdm(total=(warm_up + repeats) * len(methods), desc=title, file=sys.stderr, disable=None) as progress:
+        for number in range(-warm_up, repeats):
             for name, method in methods.items():
                 progress.set_postfix_str(name)
                 took = seconds_of(method, device)
-                if number > 0:
+                if number >= 0:
                     seconds[name].append(took)
                 progress.update()
     return seconds

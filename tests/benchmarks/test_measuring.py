@@ -18,6 +18,7 @@ def test_methods_take_turns_after_one_round_that_is_not_counted():
     seconds = interleaved({name: lambda name=name: called.append(name) for name in "AB"}, 3, "cpu")
     assert "".join(called) == "AB" * 4
     assert {name: len(taken) for name, taken in seconds.items()} == {"A": 3, "B": 3}
+    assert interleaved({"A": lambda: called.clear()}, 2, "cpu", warm_up=0)["A"][1:] and not called
 
 
 def test_a_call_is_timed_whole():
