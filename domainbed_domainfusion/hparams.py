@@ -110,6 +110,8 @@ DOMAINFUSION = (
     Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
     Hparam("ldm_dtype", "auto", *_one_of("auto", "float32", "float16", "bfloat16"),
            "auto: float32 on a CPU, float16 on a GPU", "ours"),
+    Hparam("ldm_decoder", None, *OPTIONAL_TEXT, "folder or hub id of an AutoencoderTiny that decodes in the VAE's "
+           "place", "ours"),
     Hparam("image_size", 320, *_integer(8), "pixels a side inside the diffusion model", "S", pocket=32),
     Hparam("prompt_template", "a photo of a {}", *TEMPLATE, "prompt of a class; no domain name is in it", "ours"),
     Hparam("class_names", None, *NAMES, "replaces the dataset's own class names in the prompts", "ours"),
@@ -134,10 +136,10 @@ DOMAINFUSION = (
     Hparam("guidance_scale", 7.5, *_number(0), "classifier-free guidance; 1 and less: none", "S"),
     Hparam("guidance_interval", 1.0, *_number(0, 1), "share of the executed steps, from the first, that are guided",
            "ours (Kynkäänniemi et al. 2024)"),
-    Hparam("scheduler", "ddim", *_one_of("ddim", "pndm", "dpmsolver++", "folder"), "solver; folder: the model's own",
-           "ours"),
-    Hparam("timestep_spacing", "trailing", *_one_of("trailing", "leading"), "trailing begins at the noise that strength "
-           "names even with few steps; leading, diffusers' default here, begins lower", "ours (Lin et al. 2024)"),
+    Hparam("scheduler", "ddim", *_one_of("ddim", "pndm", "dpmsolver++", "lcm", "folder"), "solver; lcm: for latent "
+           "consistency models only; folder: the model's own", "ours"),
+    Hparam("timestep_spacing", "trailing", *_one_of("trailing", "leading"), "trailing begins at the noise that "
+           "strength names even with few steps; leading, diffusers' default here, begins lower", "ours (Lin et al. 2024)"),
     Hparam("generation_batch", 8, *_integer(1), "source images in one batch of generation", "ours", pocket=32),
     Hparam("gallery", 2, *_integer(0), "images per domain whose versions are kept as pictures", "ours"),
     # Latent Distillation: Algorithm 2

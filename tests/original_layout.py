@@ -1,4 +1,4 @@
-"""A folder in diffusers' layout written as the original release's single checkpoint: what diffusers converts, undone."""
+"""A folder in diffusers' layout as the original release's single checkpoint: diffusers' own conversion undone."""
 
 import json
 import re

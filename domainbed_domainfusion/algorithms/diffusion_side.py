@@ -27,7 +27,7 @@ class DiffusionSide:
         if dtype == "auto":
             dtype = "float16" if device.type == "cuda" else "float32"
         ldm = LatentDiffusion.load(ldm_source(hparams["ldm"]), device=device, dtype=dtype,
-                                   revision=hparams["ldm_revision"])
+                                   revision=hparams["ldm_revision"], decoder=hparams["ldm_decoder"])
         ldm.check_image_size(hparams["image_size"])
         prompts = Prompts(ldm, class_names, hparams["prompt_template"])
         ldm.drop_text_encoder()

@@ -42,7 +42,8 @@ class DomainFusion(host.algorithms.ERM):
         self._generate_dataset: Optional[GenerateDataset] = None
         self.uses_generated = hparams["lambda3"] > 0 or (hparams["lambda2"] > 0 and hparams["ld_input"] == "generated")
         if self.uses_generated or hparams["lambda2"] > 0:
-            check_source(table.ldm_source(hparams["ldm"]), hparams["ldm_revision"])
+            check_source(table.ldm_source(hparams["ldm"]), hparams["ldm_revision"], hparams["ldm_decoder"],
+                         hparams["scheduler"])
 
     def update(self, minibatches, unlabeled=None) -> dict[str, float]:
         """One step of Algorithm 1 on [(x, y)] per training domain, x: (B, C, H, W) as the host's transform leaves it.

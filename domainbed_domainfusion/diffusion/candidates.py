@@ -38,8 +38,9 @@ class CandidateSampler:
         step; the others run the conditional half alone (after Kynkäänniemi et al. 2024 and Adaptive Guidance, Castillo
         et al. 2023; which steps is ours).
 
-        Raises InputError if no step would be run. `evaluations` and `guided` count the U-Net calls that a batch
-        takes, and those of them with twice the rows.
+        A latent consistency model takes the guidance scale as a condition of its U-Net, in every step.
+        `evaluations` and `guided` count the U-Net calls that a batch takes, and those of them with twice the rows.
+        Raises InputError if no step would be run, or more than the scheduler has.
         """
         self.ldm, self.prompts = ldm, prompts
         self.steps, self.strength, self.guidance_scale = steps, strength, guidance_scale
@@ -48,7 +49,8 @@ class CandidateSampler:
             raise InputError(f"{steps} denoising steps at strength {strength} leave no step to run: strength must lie "
                              "in (0, 1] and steps x strength must be at least 1.")
         self.evaluations: int = len(self._schedule()[1])
-        self.guided: int = round(guidance_interval * self.evaluations) if guidance_scale > 1 else 0
+        twice = guidance_scale > 1 and not ldm.embeds_guidance
+        self.guided: int = round(guidance_interval * self.evaluations) if twice else 0
 
     @torch.no_grad()
     def sample(self, images: Tensor, labels: Tensor, seeds: list[list[int]]) -> Candidates:
@@ -90,14 +92,18 @@ class CandidateSampler:
                 noise = unconditional + self.guidance_scale * (conditional - unconditional)
             else:
                 model_input = scheduler.scale_model_input(latents, t)
-                noise = self.ldm.predict_noise(model_input, t.expand(len(latents)), embeddings)
+                noise = self.ldm.predict_noise(model_input, t.expand(len(latents)), embeddings, self.guidance_scale)
             latents = scheduler.step(noise, t, latents, **options, return_dict=False)[0]
         return latents
 
     def _schedule(self) -> tuple:
         """A fresh scheduler (solvers keep a history) and the timesteps that the pipeline would run."""
         scheduler = self.ldm.scheduler(self.scheduler, self.timestep_spacing)
-        scheduler.set_timesteps(self.steps, device=self.ldm.device)
+        try:
+            scheduler.set_timesteps(self.steps, device=self.ldm.device)
+        except ValueError as error:
+            raise InputError(f"The scheduler {self.scheduler} cannot run {self.steps} denoising steps ({error}): use "
+                             "fewer.") from error
         skipped = (self.steps - min(int(self.steps * self.strength), self.steps)) * scheduler.order
         return scheduler, scheduler.timesteps[skipped:]
 

@@ -56,18 +56,12 @@ class LatentDistillation:
         self._weights = {"uniform": torch.ones_like(alphas), "one_minus_alpha_bar": 1 - alphas,
                          "snr": alphas / (1 - alphas)}[weighting]
 
-    def loss(self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]) -> Tensor:
-        """The batch mean of LD, a scalar whose gradient is the batch mean of a_i ∇p_i.
-
-        images (B, 3, S, S) in [-1, 1]; labels (B,); confidence p (B,) with the classifier's graph; seeds: one per
-        image, for its t, ε and corruption.
-        """
-        return surrogate(*self.coefficients(images, labels, confidence.detach(), seeds), confidence)
-
     def coefficients(self, images: Tensor, labels: Tensor, confidence: Tensor,
                      seeds: list[int]) -> tuple[Tensor, Tensor]:
-        """(LD_i, a_i), each (B,), without a graph; arguments as for `loss`.
+        """(LD_i, a_i), each (B,), without a graph; `surrogate` makes a loss of them.
 
+        images (B, 3, S, S) in [-1, 1]; labels (B,); confidence p (B,) in [0, 1]; seeds: one per image, for its t, ε
+        and corruption.
         a_i is ∂LD_i/∂p_i for "full", and for "sds" the mean over draws of w(t)/n · ⟨ε_φ − ε, ∂z_t/∂p_i⟩ over the n
         elements of a latent.
         """

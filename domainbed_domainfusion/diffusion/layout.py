@@ -21,16 +21,18 @@ FILES = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/*"]
 FILES += [f"{part}/{name}" for part, weights in WEIGHTS.items() for name in ("config.json", weights)]
 FILES += [f"{part}/{weights}.index.json" for part, weights in WEIGHTS.items()]
 FILES += [f"{part}/{weights[:-12]}-*-of-*.safetensors" for part, weights in WEIGHTS.items()]
+DECODER_FILES = ["config.json", WEIGHTS["vae"]]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
 
 
-def check_source(source: str, revision: str | None = None) -> Path:
+def check_source(source: str, revision: str | None = None, decoder: str | None = None,
+                 scheduler: str | None = None) -> Path:
     """The local folder or file of `source`, once its layout has been checked.
 
     source: a local folder in diffusers' Stable Diffusion 1.x layout, a hub id such as "CompVis/stable-diffusion-v1-4",
     or a single `.safetensors` checkpoint in the original release's layout. A hub id already in the hub's cache is
     taken from there without asking the network; otherwise its safetensors files are downloaded now. No weight is read
-    and no pickle is ever opened.
+    and no pickle is ever opened. decoder, scheduler: also checked, see `check_decoder` and `check_scheduler`.
     Raises InputError (one sentence with the remedy) for everything that could not be loaded later.
     """
     path = Path(source).expanduser()
@@ -38,16 +40,60 @@ def check_source(source: str, revision: str | None = None) -> Path:
         path = path.absolute()  # not resolved: a link into the hub's cache has its tokenizer beside the link
         single_file.check_checkpoint(path)
         tokenizer_folder(path)
-        return path
-    if path.is_dir():
+    elif path.is_dir():
+        path = path.resolve()
         check_folder(path)
     elif HUB_ID.fullmatch(source):
-        path = _from_hub(source, revision)
+        path = _from_hub(source, revision).resolve()
     else:
         raise InputError(f"The latent diffusion model {source} does not exist: give an existing Stable Diffusion "
                          "1.x folder in diffusers' layout, a .safetensors checkpoint, or a hub id such as "
                          "CompVis/stable-diffusion-v1-4.")
-    return path.resolve()
+    if decoder is not None:
+        check_decoder(decoder, path)
+    if scheduler is not None:
+        check_scheduler(scheduler, path)
+    return path
+
+
+def check_scheduler(name: str, ldm: Path) -> None:
+    """InputError for "lcm" (latent consistency) where the checked source `ldm` was not distilled for it."""
+    own = _json(config_folder(ldm), "scheduler/scheduler_config.json").get("_class_name")
+    if name == "lcm" and own != "LCMScheduler":
+        raise InputError(f"The scheduler lcm needs a latent consistency model, but the model in {ldm} has a {own}: use "
+                         "ddim, pndm or dpmsolver++, or a model with an LCMScheduler, such as "
+                         "SimianLuo/LCM_Dreamshaper_v7.")
+
+
+def check_decoder(source: str, ldm: Path) -> Path:
+    """The folder of an AutoencoderTiny that decodes the latents of the checked source `ldm`.
+
+    source: a local folder with config.json and safetensors weights, or a hub id such as "madebyollin/taesd".
+    Raises InputError for anything else.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if not HUB_ID.fullmatch(source):
+            raise InputError(f"The decoder {source} does not exist: give an existing folder of a diffusers "
+                             "AutoencoderTiny or a hub id such as madebyollin/taesd.")
+        folder = _from_hub(source, None, DECODER_FILES, _check_decoder_folder)
+    _check_decoder_folder(folder)
+    vae, tiny = _json(config_folder(ldm), "vae/config.json"), _json(folder, "config.json")
+    wanted = (vae.get("latent_channels", 4), 2 ** (len(vae["block_out_channels"]) - 1))
+    offered = (tiny.get("latent_channels", 4),
+               tiny.get("upsampling_scaling_factor", 2) ** (len(tiny.get("num_decoder_blocks", (3, 3, 3, 1))) - 1))
+    if wanted != offered:
+        raise InputError(f"The decoder in {folder} reads {offered[0]} channels at {offered[1]} pixels per latent, but "
+                         f"the model's latents have {wanted[0]} at {wanted[1]}: use one made for this model.")
+    return folder.resolve()
+
+
+def _check_decoder_folder(folder: Path) -> None:
+    kind = _json(folder, "config.json").get("_class_name")
+    if kind != "AutoencoderTiny":
+        raise InputError(f"The decoder in {folder} is of class {kind}, not an AutoencoderTiny: give the folder of one, "
+                         "such as madebyollin/taesd.")
+    _check_weights(folder, WEIGHTS["vae"])
 
 
 def config_folder(path: Path) -> Path:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .layout import check_source, config_folder, tokenizer_folder
+from .layout import check_decoder, check_scheduler, check_source, config_folder, tokenizer_folder
 
 __all__ = ["LatentDiffusion", "check_source"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-SCHEDULERS = {"ddim": "DDIMScheduler", "pndm": "PNDMScheduler", "dpmsolver++": "DPMSolverMultistepScheduler"}
+SCHEDULERS = {"ddim": "DDIMScheduler", "pndm": "PNDMScheduler", "dpmsolver++": "DPMSolverMultistepScheduler",
+              "lcm": "LCMScheduler"}
 SCHEDULER_OPTIONS = {"pndm": {"skip_prk_steps": True}, "dpmsolver++": {"algorithm_type": "dpmsolver++"}}
 DECODER_SLICE = 2**20  # pixels decoded at once: ten 320x320 images
 
@@ -30,13 +31,17 @@ class LatentDiffusion:
     `posterior`, `encode` and `predict_noise` take a `forward_mode.Dual` in a tensor's place and give one back.
     """
 
-    def __init__(self, path: Path, source: str, device: torch.device, dtype: str, revision: str | None) -> None:
+    def __init__(self, path: Path, source: str, device: torch.device, dtype: str, revision: str | None,
+                 decoder: str | None) -> None:
         """Use `LatentDiffusion.load`, which keeps one per process."""
         from . import networks  # here, because diffusers and transformers take seconds to import
 
         self.source, self.device, self.dtype, self.revision = source, device, DTYPES[dtype], revision
-        self._path, self._dtype_name = path, dtype
+        self._path, self._arguments = path, (source, str(device), dtype, revision, decoder)
         self._unet, self._vae = (part.to(device) for part in networks.unet_and_vae(path, self.dtype))
+        self._decoder = self._vae
+        if decoder is not None:
+            self._decoder = networks.tiny_decoder(check_decoder(decoder, path), self.dtype).to(device)
         scheduler = config_folder(path) / "scheduler" / "scheduler_config.json"
         self._scheduler_config = json.loads(scheduler.read_text("utf-8"))
         self._text_encoder = None  # read at the first `embed`
@@ -45,21 +50,24 @@ class LatentDiffusion:
         self.scaling_factor: float = self._vae.config.scaling_factor
         self.scale_factor: int = 2 ** (len(self._vae.config.block_out_channels) - 1)  # pixels per latent
         self.latent_channels: int = self._vae.config.latent_channels
+        self.embeds_guidance: bool = self._unet.config.time_cond_proj_dim is not None  # a latent consistency model
 
     @classmethod
-    def load(cls, source: str, *, device, dtype: str = "float32", revision: str | None = None) -> "LatentDiffusion":
+    def load(cls, source: str, *, device, dtype: str = "float32", revision: str | None = None,
+             decoder: str | None = None) -> "LatentDiffusion":
         """The model from a hub id, a local folder or a single .safetensors file; one load per process.
 
-        device: anything `torch.device` takes; dtype: float32, float16, bfloat16 or float64.
+        device: anything `torch.device` takes; dtype: float32, float16, bfloat16 or float64; decoder: folder or hub id
+        of an AutoencoderTiny that `decode` uses in the VAE's place.
         Raises InputError (see `layout.check_source`).
         """
         if dtype not in DTYPES:
             raise InputError(f"The LDM's dtype {dtype} is unknown: use one of {', '.join(DTYPES)}.")
         path = check_source(source, revision)
         device = _indexed(torch.device(device))
-        key = (str(path), revision, dtype, device)
+        key = (str(path), revision, dtype, device, decoder)
         if key not in _loaded:
-            _loaded[key] = cls(path, source, device, dtype, revision)
+            _loaded[key] = cls(path, source, device, dtype, revision, decoder)
         return _loaded[key]
 
     def __deepcopy__(self, memo) -> "LatentDiffusion":
@@ -69,7 +77,7 @@ class LatentDiffusion:
         return self
 
     def __reduce__(self):
-        return _load, (self.source, str(self.device), self._dtype_name, self.revision)
+        return _load, self._arguments
 
     def embed(self, prompts: list[str]) -> Tensor:
         """Text embeddings (n, L, D), as diffusers' pipeline makes them.
@@ -83,7 +91,8 @@ class LatentDiffusion:
         for prompt, tokens in zip(prompts, tokenizer(prompts).input_ids):
             if len(tokens) > tokenizer.model_max_length:
                 raise InputError(f"The prompt {prompt!r} has {len(tokens)} tokens but the text encoder of "
-                                 f"{self.source} reads {tokenizer.model_max_length}: shorten the template or the class name.")
+                                 f"{self.source} reads {tokenizer.model_max_length}: shorten the template or the class "
+                                 "name.")
         seen: dict = {}
         for prompt, row in zip(prompts, ids.tolist()):
             other = seen.setdefault(tuple(row), prompt)
@@ -110,16 +119,21 @@ class LatentDiffusion:
         """Images of scaled latents, float32, clamped to [-1, 1]; in slices that bound the memory."""
         pixels = latents[0, 0].numel() * self.scale_factor**2
         slices = latents.to(self.device, self.dtype).split(max(1, DECODER_SLICE // pixels))
-        images = [self._vae.decode(part / self.scaling_factor).sample for part in slices]
+        images = [self._decoder.decode(part / self._decoder.config.scaling_factor).sample for part in slices]
         return torch.cat(images).float().clamp(-1, 1)
 
-    def predict_noise(self, latents: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
-        """ε_φ(z_t, t, c) of latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents."""
+    def predict_noise(self, latents: Tensor, timesteps: Tensor, embeddings: Tensor,
+                      guidance_scale: float = 1.0) -> Tensor:
+        """ε_φ(z_t, t, c) of latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents.
+
+        guidance_scale: for a U-Net that takes it as a condition (`embeds_guidance`); 1 is none, others ignore it.
+        """
         return self._unet(latents.to(self.device, self.dtype), timesteps.to(self.device),
-                          encoder_hidden_states=embeddings.to(self.device, self.dtype)).sample
+                          encoder_hidden_states=embeddings.to(self.device, self.dtype),
+                          timestep_cond=self._guidance(guidance_scale)).sample
 
     def scheduler(self, name: str, timestep_spacing: str = "leading"):
-        """A fresh diffusers scheduler with the folder's noise schedule: ddim, pndm, dpmsolver++, or the folder's own.
+        """A fresh diffusers scheduler with the folder's noise schedule: ddim, pndm, dpmsolver++, lcm, or folder, its own.
 
         timestep_spacing: "leading", Stable Diffusion 1.x's own, or "trailing" (Lin et al. 2024): with few steps only
         this one begins at the noise that the strength names.
@@ -129,6 +143,7 @@ class LatentDiffusion:
 
         if name not in (*SCHEDULERS, "folder"):
             raise InputError(f"The scheduler {name} is unknown: use one of {', '.join(SCHEDULERS)}, folder.")
+        check_scheduler(name, self._path)
         kind = SCHEDULERS.get(name, self._scheduler_config["_class_name"])
         config = {**self._scheduler_config, **SCHEDULER_OPTIONS.get(name, {}), "steps_offset": 1, "clip_sample": False,
                   "timestep_spacing": timestep_spacing}
@@ -144,6 +159,16 @@ class LatentDiffusion:
             raise InputError(f"An image size of {size} does not fit {self.source}, which needs a multiple of {step} "
                              f"pixels from {smallest} on: use {sizes}.")
 
+    def _guidance(self, scale: float) -> Tensor | None:
+        """The embedding (1, D) of a guidance scale, as diffusers' pipeline makes it."""
+        if not self.embeds_guidance:
+            return None
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        width = self._unet.config.time_cond_proj_dim
+        embedding = StableDiffusionImg2ImgPipeline.get_guidance_scale_embedding(None, torch.tensor([scale - 1]), width)
+        return embedding.to(self.device, self.dtype)
+
     def _text(self) -> tuple:
         if self._text_encoder is None:
             from transformers import CLIPTokenizer
@@ -155,8 +180,8 @@ class LatentDiffusion:
         return self._text_encoder
 
 
-def _load(source: str, device: str, dtype: str, revision: str | None) -> LatentDiffusion:
-    return LatentDiffusion.load(source, device=device, dtype=dtype, revision=revision)
+def _load(source: str, device: str, dtype: str, revision: str | None, decoder: str | None) -> LatentDiffusion:
+    return LatentDiffusion.load(source, device=device, dtype=dtype, revision=revision, decoder=decoder)
 
 
 def _indexed(device: torch.device) -> torch.device:

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -34,6 +34,13 @@ def text_encoder(path: Path, dtype: torch.dtype) -> CLIPTextModel:
     return frozen(encoder.to(dtype))
 
 
+def tiny_decoder(folder: Path, dtype: torch.dtype) -> AutoencoderTiny:
+    """A distilled autoencoder, of which only the decoder is used: the latents that its encoder gives are too dark."""
+    tiny = AutoencoderTiny.from_pretrained(folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype)
+    del tiny.encoder
+    return frozen(tiny)
+
+
 def frozen(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
@@ -41,12 +48,11 @@ def frozen(network: nn.Module) -> nn.Module:
 def _from_checkpoint(kind: type, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
     """diffusers' own conversion, which would leave a weight that the file lacks at its random start."""
     tensors = _tensors(path, part)
-    network = kind.from_single_file(tensors, config=str(single_file.CONFIGS), subfolder=part, local_files_only=True,
-                                    torch_dtype=dtype)
+    network = kind.from_single_file(tensors, config=str(single_file.CONFIGS), subfolder=part, local_files_only=True)
     if len(tensors) < len(network.state_dict()):
         raise InputError(f"{path} is no whole Stable Diffusion 1.x checkpoint: its {single_file.PREFIXES[part]}* are "
                          f"{len(tensors)} tensors of {len(network.state_dict())}; fetch another one.")
-    return frozen(network)
+    return frozen(nn.Module.to(network, dtype))  # diffusers' own `to` warns that it keeps nothing in float32
 
 
 def _tensors(path: Path, part: str) -> dict[str, Tensor]:

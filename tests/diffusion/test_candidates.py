@@ -11,6 +11,7 @@ from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.errors import InputError
+from tests.tiny_ldm import make_tiny_stable_diffusion
 
 from .conftest import CLASS_NAMES
 
@@ -76,19 +77,47 @@ def test_candidates_are_the_pipelines(ldm, prompts, pipeline, images, labels, sc
     assert ours.images.std() > 0.05
 
 
+def with_scheduler(folder, name):
+    """Edit the folder's configuration to name another scheduler."""
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": name}))
+    return folder
+
+
 @pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"])
 def test_any_scheduler_the_folder_names(folder, tmp_path, pipeline, images, labels, name):
     """Second-order and stochastic ones too, whose noise comes from each candidate's generator."""
-    folder = shutil.copytree(folder, tmp_path / "ldm")
-    config = folder / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": name}))
-    ldm = LatentDiffusion.load(str(folder), device="cpu")
+    ldm = LatentDiffusion.load(str(with_scheduler(shutil.copytree(folder, tmp_path / "ldm"), name)), device="cpu")
     sampler = CandidateSampler(ldm, Prompts(ldm, CLASS_NAMES), 12, scheduler="folder")
     ours = sampler.sample(images, labels, SEEDS).latents
     theirs, evaluations = reference(pipeline, name, images[1], "a photo of a dog", 4, "latent",
                                     num_inference_steps=12, strength=0.8)
     assert sampler.evaluations == evaluations
     assert (ours[1, 1] - theirs).abs().max() < 5e-5
+
+
+def test_a_latent_consistency_model(tmp_path, images, labels, monkeypatch):
+    """Its U-Net takes the guidance scale as a condition, in the pipeline as here, so nothing runs twice."""
+    folder = make_tiny_stable_diffusion(tmp_path, time_cond_proj_dim=8)
+    pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
+    ldm = LatentDiffusion.load(str(with_scheduler(folder, "LCMScheduler")), device="cpu")
+    sampler = CandidateSampler(ldm, Prompts(ldm, CLASS_NAMES), 4, scheduler="lcm", guidance_scale=8.5)
+    rows, predict_noise = [], ldm.predict_noise
+    monkeypatch.setattr(ldm, "predict_noise", lambda latents, *rest: rows.append(len(latents)) or predict_noise(
+        latents, *rest))
+    ours = sampler.sample(images, labels, SEEDS).latents
+    theirs, _ = reference(pipeline, "LCMScheduler", images[1], "a photo of a dog", 4, "latent",
+                          num_inference_steps=4, strength=0.8, guidance_scale=8.5)
+    assert (ours[1, 1] - theirs).abs().max() < 2e-5 and rows == [6, 6, 6]
+    sampler.guidance_scale = 2.0
+    assert (sampler.sample(images, labels, SEEDS).latents - ours).abs().max() > 1e-3
+
+
+def test_more_steps_than_the_scheduler_has(folder, tmp_path):
+    ldm = LatentDiffusion.load(str(with_scheduler(shutil.copytree(folder, tmp_path / "ldm"), "LCMScheduler")),
+                               device="cpu")
+    with pytest.raises(InputError, match=r"The scheduler lcm cannot run 60 denoising steps \(.*\): use fewer."):
+        CandidateSampler(ldm, Prompts(ldm, CLASS_NAMES), 60, scheduler="lcm")
 
 
 def test_evaluations_are_the_ones_the_pipeline_runs(ldm, prompts, pipeline, images):

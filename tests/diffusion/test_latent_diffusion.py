@@ -136,7 +136,16 @@ def test_an_unknown_dtype(folder):
 def test_an_unknown_scheduler(ldm):
     with pytest.raises(InputError) as error:
         ldm.scheduler("euler")
-    assert str(error.value) == "The scheduler euler is unknown: use one of ddim, pndm, dpmsolver++, folder."
+    assert str(error.value) == "The scheduler euler is unknown: use one of ddim, pndm, dpmsolver++, lcm, folder."
+
+
+def test_lcm_needs_a_latent_consistency_model(folder, ldm):
+    for refused in (lambda: ldm.scheduler("lcm"), lambda: check_source(str(folder), scheduler="lcm")):
+        with pytest.raises(InputError) as error:
+            refused()
+        assert str(error.value) == (
+            f"The scheduler lcm needs a latent consistency model, but the model in {folder} has a PNDMScheduler: use "
+            "ddim, pndm or dpmsolver++, or a model with an LCMScheduler, such as SimianLuo/LCM_Dreamshaper_v7.")
 
 
 @pytest.mark.parametrize("size, sizes", [(33, "32 or 36"), (6, "8"), (8, None), (32, None), (36, None)])

@@ -1,4 +1,4 @@
-"""A single checkpoint in the original release's layout: the same networks as from the folder; what is refused, and why."""
+"""A single checkpoint in the original release's layout: the folder's networks; what is refused, and why."""
 
 import shutil
 
