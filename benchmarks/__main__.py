@@ -17,7 +17,7 @@ from domainbed_domainfusion.errors import InputError
 from . import models
 from .machine import describe
 
-REPEATS = {"ld": 5, "candidates": 7, "step": 9}
+REPEATS = {"ld": 5, "candidates": 5, "step": 5}
 
 
 def main(argv: Optional[list[str]] = None) -> int:
