@@ -1,5 +1,6 @@
 """On what, with what and when something was measured."""
 
+import os
 import platform
 import sys
 from datetime import datetime, timezone
@@ -10,7 +11,8 @@ import torch
 
 
 def describe(device: str) -> dict[str, object]:
-    """Plain JSON values: the processor and its threads, the GPU if it is measured, versions, command, date (UTC)."""
+    """Plain JSON values: the processor and its threads, the GPU if it is measured, versions, how busy
+    the machine was in the last minute (processes that want to run), command, date (UTC)."""
     machine = {"cpu": _processor(), "threads": torch.get_num_threads(), "system": f"{platform.system()} "
                f"{platform.machine()}", "python": platform.python_version(),
                **{name: version(name) for name in ("torch", "diffusers", "transformers")}}
@@ -18,6 +20,7 @@ def describe(device: str) -> dict[str, object]:
         properties = torch.cuda.get_device_properties(device)
         machine.update(gpu=properties.name, gpu_memory_gb=round(properties.total_memory / 1e9, 1),
                        cuda=torch.version.cuda)
+    machine["load average"] = round(os.getloadavg()[0], 1)
     machine["command"] = " ".join(["python -m benchmarks", *sys.argv[1:]])
     machine["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return machine
