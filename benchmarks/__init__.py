@@ -2,4 +2,4 @@
 
 import os
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts memory, else logs its own start and end
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler logs its start and end

@@ -29,7 +29,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     if arguments.output and arguments.output.suffix != ".json":
         raise InputError(f"--output must end in .json, because the table goes to a .md beside it: {arguments.output}.")
     dtype = arguments.dtype or ("float16" if arguments.device == "cuda" else "float32")
-    warnings.filterwarnings("ignore", message="(?s).*(clip_sample|steps_offset|safety_checker|torch_dtype)", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="(?s).*(clip_sample|steps_offset|torch_dtype)", category=FutureWarning)
     suite = importlib.import_module(f".{arguments.suite}", __package__)
     with models.opened(arguments.model) as model:
         results = suite.run(model, arguments.device, dtype, arguments.repeats or REPEATS[arguments.suite])

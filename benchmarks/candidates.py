@@ -1,4 +1,4 @@
-"""R3, R4 and R6: candidates per second beside diffusers' image-to-image pipeline, with the same and its own settings."""
+"""R3, R4 and R6: candidates per second beside diffusers' image-to-image pipeline, with ours and its own settings."""
 
 from dataclasses import dataclass
 from typing import Any, Callable

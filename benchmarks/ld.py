@@ -20,13 +20,14 @@ BARE, JVP = "bare forward pass", "full, torch.func.jvp"
 OURS = {"full, forward mode (ours)": ("full", "forward"), "sds, forward mode (ours)": ("sds", "forward"),
         "full, reverse mode": ("full", "reverse"), "sds, reverse mode": ("sds", "reverse")}
 RATIOS = dict(zip(OURS, ("full", "sds", "full_reverse", "sds_reverse")))
+BATCHES = {"cpu": 1, "cuda": 8}  # images of sd1 at once; else the minibatch of a step
 EXACT_IMAGES = {"sd1": 1}  # in float64 at 320 pixels one image already needs 12 GB
 GPU_MEMORY = 24 * 10**9
 
 
 def run(model: Model, device: str, dtype: str, repeats: int, batch: int | None = None) -> Results:
-    """The suite. batch: images at once; by default one at 320 pixels on a CPU, else DomainFusion's own."""
-    batch = batch or (1 if model.name == "sd1" and device == "cpu" else model.hparams()["ld_batch"])
+    """The suite. batch: images at once, by default BATCHES for sd1, else what DomainFusion sees in a step."""
+    batch = batch or (BATCHES[device] if model.name == "sd1" else 3 * model.hparams()["batch_size"])
     results = Results("LD", model.name, {"device": device, "dtype": dtype, "batch": batch, "repeats": repeats})
     exactness = _exactness(model, device)
     methods = _methods(model, device, dtype, batch)
@@ -50,7 +51,7 @@ def _methods(model: Model, device: str, dtype: str, batch: int) -> dict:
     embeddings = prompts.matched(labels)
 
     def ours(gradient: str, mode: str):
-        distillation = LatentDistillation(ldm, prompts, gradient=gradient, gradient_mode=mode)
+        distillation = LatentDistillation(ldm, prompts, gradient=gradient, gradient_mode=mode, micro_batch=batch)
         return lambda: distillation.coefficients(images, labels, p, seeds)
 
     bare = torch.no_grad()(lambda: noise_predictions(ldm, images, p, embeddings, draw))
@@ -127,7 +128,7 @@ def slopes(model: Model, device: str, dtype: str, modes: list[str], count: int) 
 
     def ours(mode: str) -> Slopes:
         (value, full), (_, sds) = (
-            LatentDistillation(ldm, prompts, gradient=gradient, gradient_mode=mode).coefficients(
+            LatentDistillation(ldm, prompts, gradient=gradient, gradient_mode=mode, micro_batch=count).coefficients(
                 images, labels, p, seeds) for gradient in ("full", "sds"))
         with torch.no_grad():
             fields = noise_predictions(ldm, images, Dual(p, torch.ones_like(p)), embeddings, draw)

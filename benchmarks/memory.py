@@ -14,6 +14,7 @@ from typing import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from domainbed_domainfusion.diffusion.memory import peak
 from domainbed_domainfusion.diffusion.micro_batches import is_out_of_memory
 
 
@@ -21,12 +22,7 @@ def extra_peak(method: Callable[[], object], device: str) -> int:
     """Bytes; the method's result counts while the method runs."""
     gc.collect()
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        method()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        return peak(method, torch.device(device))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         method()
     return _highest(_allocations(profiler))

@@ -34,7 +34,8 @@ class Results:
     def markdown(self, machine: dict) -> str:
         """Everything but the single measurements; each ratio on a line of its own."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
-        parts = [f"## {self.suite}, {self.model} ({settings})", *(table.markdown() for table in self.tables), *self.notes]
+        parts = [f"## {self.suite}, {self.model} ({settings})"]
+        parts += [table.markdown() for table in self.tables] + self.notes
         if self.ratios:
             parts.append("\n".join(["```", *self.ratio_lines(), "```"]))
         parts.append("; ".join(f"{name}: {value}" for name, value in machine.items()))
@@ -47,8 +48,8 @@ class Results:
         """`path` gets the JSON; the same name with .md the table."""
         content = {"suite": self.suite, "model": self.model, "settings": self.settings, "machine": machine,
                    "ratios": {name: ratio._asdict() for name, ratio in self.ratios.items()},
-                   "tables": [[dict(zip(table.columns, row)) for row in table.rows] for table in self.tables], "notes": self.notes,
-                   "seconds": self.seconds}
+                   "tables": [[dict(zip(table.columns, row)) for row in table.rows] for table in self.tables],
+                   "notes": self.notes, "seconds": self.seconds}
         write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         write_atomically(path.with_suffix(".md"), self.markdown(machine))
 

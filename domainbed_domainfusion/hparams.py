@@ -112,6 +112,8 @@ DOMAINFUSION = (
            "auto: float32 on a CPU, float16 on a GPU", "ours"),
     Hparam("ldm_decoder", None, *OPTIONAL_TEXT, "folder or hub id of an AutoencoderTiny that decodes in the VAE's "
            "place", "ours"),
+    Hparam("ldm_compile", False, *FLAG, "torch.compile for the U-Net and the decoder in generation: minutes at the "
+           "start, for long runs on a GPU", "ours"),
     Hparam("image_size", 320, *_integer(8), "pixels a side inside the diffusion model", "S", pocket=32),
     Hparam("prompt_template", "a photo of a {}", *TEMPLATE, "prompt of a class; no domain name is in it", "ours"),
     Hparam("class_names", None, *NAMES, "replaces the dataset's own class names in the prompts", "ours"),
@@ -139,7 +141,8 @@ DOMAINFUSION = (
     Hparam("scheduler", "ddim", *_one_of("ddim", "pndm", "dpmsolver++", "lcm", "folder"), "solver; lcm: for latent "
            "consistency models only; folder: the model's own", "ours"),
     Hparam("timestep_spacing", "trailing", *_one_of("trailing", "leading"), "trailing begins at the noise that "
-           "strength names even with few steps; leading, diffusers' default here, begins lower", "ours (Lin et al. 2024)"),
+           "strength names even with few steps; leading, diffusers' default here, begins lower", "ours (Lin et al. "
+           "2024)"),
     Hparam("generation_batch", 8, *_integer(1), "source images in one batch of generation", "ours", pocket=32),
     Hparam("gallery", 2, *_integer(0), "images per domain whose versions are kept as pictures", "ours"),
     # Latent Distillation: Algorithm 2
@@ -153,8 +156,8 @@ DOMAINFUSION = (
     Hparam("ld_draws", 1, *_integer(1), "T, draws of (t, noise) per image", "ours"),
     Hparam("ld_weighting", "uniform", *_one_of("uniform", "one_minus_alpha_bar", "snr"), "w[t]", "ours"),
     Hparam("ld_images", 0, *_integer(0), "images of the minibatch that it sees in a step; 0: all", "ours"),
-    Hparam("ld_batch", 8, *_integer(1), "images at once in its forward and backward passes (memory only)", "ours",
-           pocket=64),
+    Hparam("ld_batch", 0, *_integer(0), "images at once in its passes (memory only); 0: as many as fit, measured",
+           "ours"),
 )
 
 TABLES = {"SAM": SAM, "DomainFusion": BACKBONE + DOMAINFUSION}

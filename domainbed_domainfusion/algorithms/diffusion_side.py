@@ -28,6 +28,8 @@ class DiffusionSide:
             dtype = "float16" if device.type == "cuda" else "float32"
         ldm = LatentDiffusion.load(ldm_source(hparams["ldm"]), device=device, dtype=dtype,
                                    revision=hparams["ldm_revision"], decoder=hparams["ldm_decoder"])
+        if hparams["ldm_compile"]:
+            ldm.compile()
         ldm.check_image_size(hparams["image_size"])
         prompts = Prompts(ldm, class_names, hparams["prompt_template"])
         ldm.drop_text_encoder()
@@ -37,5 +39,6 @@ class DiffusionSide:
                                       guidance_interval=hparams["guidance_interval"])
         distillation = LatentDistillation(ldm, prompts, draws=hparams["ld_draws"], weighting=hparams["ld_weighting"],
                                           gradient=hparams["ld_gradient"], corruption=hparams["ld_corruption"],
-                                          micro_batch=hparams["ld_batch"], gradient_mode=hparams["ld_gradient_mode"])
+                                          micro_batch=hparams["ld_batch"] or None,
+                                          gradient_mode=hparams["ld_gradient_mode"])
         return cls(ldm, candidates, distillation)

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..seeding import generator_of
 from .corruption import corrupt
 from .forward_mode import Dual, UnsupportedOperation
+from .memory import fitting
 from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
 from .prompts import Prompts
@@ -40,9 +41,10 @@ class LatentDistillation:
                  gradient: str = "sds", corruption: str = "contrast", micro_batch: int | None = None,
                  gradient_mode: str = "auto") -> None:
         """draws: T; weighting: w(t) = 1, 1 − ᾱ_t, or ᾱ_t / (1 − ᾱ_t) for "snr"; gradient: "full" (the gradient of
-        LD) or "sds" (score distillation: without the U-Net's Jacobian); micro_batch: images at once, None for all;
-        out of memory halves it for good. gradient_mode: "forward" needs no reverse pass (see `forward_mode`),
-        "reverse" is torch's autograd, "auto" is forward unless the LDM has an operation without a rule.
+        LD) or "sds" (score distillation: without the U-Net's Jacobian); micro_batch: images at once, None for as many
+        as fit by the first call's measure (`memory.fitting`); out of memory halves it for good. gradient_mode:
+        "forward" needs no reverse pass (see `forward_mode`), "reverse" is torch's autograd, "auto" is forward unless
+        the LDM has an operation without a rule.
         """
         for name, value, known in (("weighting", weighting, WEIGHTINGS), ("gradient", gradient, GRADIENTS),
                                    ("gradient_mode", gradient_mode, GRADIENT_MODES)):
@@ -68,6 +70,8 @@ class LatentDistillation:
         def run(part: slice) -> tuple[Tensor, Tensor]:
             return self._micro_batch(images[part], labels[part], confidence[part], seeds[part])
 
+        if self.micro_batch is None and len(images) > 1:
+            self.micro_batch = fitting(lambda: in_micro_batches(run, 1, 1), self.ldm.device)
         parts, self.micro_batch = in_micro_batches(run, len(images), self.micro_batch)
         values, slopes = zip(*parts)
         return torch.cat(values), torch.cat(slopes)

@@ -4,7 +4,8 @@ A `Dual` is a tensor x (its primal) with a directional derivative ẋ (its tange
 module in x's place it comes out as (f(x), J_f ẋ), exact up to rounding, for about twice the work of f(x) and with
 nothing stored for a reverse pass:
 
-- Linear operations run on both halves, in one call where these lie behind one another in memory: (2, *shape).
+- Linear operations run on both halves; in one call, on a pair that lies together in memory, (2, *shape), where the
+  weights outweigh what they act on, and in 16 bits only without a bias, which must go in before rounding.
 - The Jacobians of normalisation and softmax are symmetric, and those of SiLU and GELU diagonal, so that J ẋ is what
   torch's own backward kernel gives for ẋ in the gradient's place.
 - Attention forms its scores for a block of queries at a time, so that they never fill the memory.
@@ -71,7 +72,10 @@ def div(a: Dual, b: Union[Tensor, float]) -> Dual:
 
 @rule()
 def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
-    product = F.linear(_varying(input, "linear").pair, weight)
+    x = _varying(input, "linear")
+    if bias is not None and _half(x):
+        return Dual(F.linear(x.primal, weight, bias), F.linear(x.tangent, weight))
+    product = F.linear(x.pair, weight)
     if bias is not None:
         product[0] += bias
     return Dual.of_pair(product)
@@ -80,11 +84,11 @@ def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
 @rule()
 def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwargs) -> Dual:
     """One call for each half, with half the working memory, unless reading the weights twice would cost more."""
-    if weight.numel() < _varying(input, "conv2d").numel():
-        return Dual(F.conv2d(input.primal, weight, bias, *args, **kwargs),
-                    F.conv2d(input.tangent, weight, None, *args, **kwargs))
-    product = F.conv2d(input.pair.flatten(0, 1), weight, None, *args, **kwargs)
-    product = product.unflatten(0, (2, -1))
+    x = _varying(input, "conv2d")
+    if weight.numel() < x.numel() or bias is not None and _half(x):
+        return Dual(F.conv2d(x.primal, weight, bias, *args, **kwargs),
+                    F.conv2d(x.tangent, weight, None, *args, **kwargs))
+    product = F.conv2d(x.pair.flatten(0, 1), weight, None, *args, **kwargs).unflatten(0, (2, -1))
     if bias is not None:
         product[0] += bias[:, None, None]
     return Dual.of_pair(product)
@@ -268,6 +272,11 @@ def _padded(pair: Tensor, other: Operand) -> Tensor:
     """`pair` with axes of size 1 behind its first, if `other` has more axes than its halves."""
     missing = other.ndim - pair.ndim + 1 if isinstance(other, (Tensor, Dual)) else 0
     return pair.reshape(2, *[1] * missing, *pair.shape[1:]) if missing > 0 else pair
+
+
+def _half(x: Dual) -> bool:
+    """In 16 bits a product is rounded after its bias, as in the module itself: rounding twice costs LD's accuracy."""
+    return x.dtype.itemsize == 2
 
 
 def _varying(x: Operand, name: str) -> Dual:

@@ -45,6 +45,7 @@ class LatentDiffusion:
         scheduler = config_folder(path) / "scheduler" / "scheduler_config.json"
         self._scheduler_config = json.loads(scheduler.read_text("utf-8"))
         self._text_encoder = None  # read at the first `embed`
+        self._compiled: dict = {}  # see `compile`
         self.alphas_cumprod = self.scheduler("ddim").alphas_cumprod.to(device)  # ᾱ_t, (T,) float32
         self.num_train_timesteps = len(self.alphas_cumprod)
         self.scaling_factor: float = self._vae.config.scaling_factor
@@ -119,7 +120,8 @@ class LatentDiffusion:
         """Images of scaled latents, float32, clamped to [-1, 1]; in slices that bound the memory."""
         pixels = latents[0, 0].numel() * self.scale_factor**2
         slices = latents.to(self.device, self.dtype).split(max(1, DECODER_SLICE // pixels))
-        images = [self._decoder.decode(part / self._decoder.config.scaling_factor).sample for part in slices]
+        decode = self._compiled.get("decode", self._decoder.decode)
+        images = [decode(part / self._decoder.config.scaling_factor).sample for part in slices]
         return torch.cat(images).float().clamp(-1, 1)
 
     def predict_noise(self, latents: Tensor, timesteps: Tensor, embeddings: Tensor,
@@ -128,12 +130,23 @@ class LatentDiffusion:
 
         guidance_scale: for a U-Net that takes it as a condition (`embeds_guidance`); 1 is none, others ignore it.
         """
-        return self._unet(latents.to(self.device, self.dtype), timesteps.to(self.device),
-                          encoder_hidden_states=embeddings.to(self.device, self.dtype),
-                          timestep_cond=self._guidance(guidance_scale)).sample
+        plain = isinstance(latents, Tensor) and not torch.is_grad_enabled()
+        unet = self._compiled.get("unet", self._unet) if plain else self._unet
+        return unet(latents.to(self.device, self.dtype), timesteps.to(self.device),
+                    encoder_hidden_states=embeddings.to(self.device, self.dtype),
+                    timestep_cond=self._guidance(guidance_scale)).sample
+
+    def compile(self, backend: str = "inductor") -> None:
+        """From now on run the U-Net and the decoder compiled by `torch.compile`, wherever nothing is differentiated.
+
+        The first batch of every shape compiles, which takes minutes with a full-size model.
+        """
+        if not self._compiled:
+            self._compiled = {"unet": torch.compile(self._unet, backend=backend),
+                              "decode": torch.compile(self._decoder.decode, backend=backend)}
 
     def scheduler(self, name: str, timestep_spacing: str = "leading"):
-        """A fresh diffusers scheduler with the folder's noise schedule: ddim, pndm, dpmsolver++, lcm, or folder, its own.
+        """A fresh diffusers scheduler with the model's noise schedule: ddim, pndm, dpmsolver++, lcm, or "folder".
 
         timestep_spacing: "leading", Stable Diffusion 1.x's own, or "trailing" (Lin et al. 2024): with few steps only
         this one begins at the noise that the strength names.

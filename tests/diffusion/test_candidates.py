@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
+from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.errors import InputError
@@ -193,3 +194,20 @@ def test_images_that_are_not_finite_are_an_error(ldm, prompts, images, labels):
     images[0, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match=r"Generated images are not finite in torch.float32: run the LDM in bfloat16"):
         CandidateSampler(ldm, prompts, 2).sample(images, labels, SEEDS)
+
+
+def test_compiled_is_eager(tmp_path, images, labels):
+    """Traced and run by torch's own kernels: fusing them takes a compiler, and is torch's to test."""
+    one_level = {"block_out_channels": (16,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    ldm = LatentDiffusion.load(str(make_tiny_stable_diffusion(tmp_path, **one_level)), device="cpu")
+    prompts, confidence = Prompts(ldm, CLASS_NAMES), torch.tensor([0.3, 0.75, 0.99])
+    sampler, distillation = CandidateSampler(ldm, prompts, 3), LatentDistillation(ldm, prompts, gradient="full")
+    eager = sampler.sample(images, labels, SEEDS)
+    slope = distillation.coefficients(images, labels, confidence, [1, 2, 3])
+    graphs = []
+    ldm.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    compiled = sampler.sample(images, labels, SEEDS)
+    assert len(graphs) >= 2 and torch.allclose(compiled.images, eager.images, atol=1e-5)
+    count = len(graphs)
+    again = distillation.coefficients(images, labels, confidence, [1, 2, 3])
+    assert torch.equal(again[1], slope[1]) and len(graphs) == count  # what is differentiated is not compiled

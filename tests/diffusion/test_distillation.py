@@ -133,19 +133,6 @@ def test_full_is_the_slope_of_the_value(folder, images, labels):
     assert torch.allclose(slope, (above - below) / 2e-5, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("gradient_mode", ["forward", "reverse"])
-@pytest.mark.parametrize("dtype, value_error, cosine", [("float16", 1e-2, 0.998), ("bfloat16", 2e-2, 0.99)])
-def test_half_precision_stays_close(folder, algorithm2, images, labels, dtype, value_error, cosine,
-                                   gradient_mode):
-    ldm = LatentDiffusion.load(str(folder), device="cpu", dtype=dtype)
-    values, slopes = reference(algorithm2, images, labels, "sds", 1, "uniform", "contrast")
-    ours = LatentDistillation(ldm, Prompts(ldm, CLASS_NAMES), gradient_mode=gradient_mode)
-    value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
-    assert value.dtype == slope.dtype == torch.float32
-    assert relative(value, values) < value_error
-    assert torch.cosine_similarity(slope.double(), slopes, dim=0) > cosine
-
-
 @pytest.mark.parametrize("gradient", ["full", "sds"])
 def test_the_classifier_gets_the_mean_of_a_times_the_slope_of_p(ldm, prompts, images, labels, gradient):
     classifier = torch.nn.Linear(3 * 32 * 32, 3)

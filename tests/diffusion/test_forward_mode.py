@@ -148,6 +148,15 @@ def test_an_unsupported_operation_is_named_with_the_remedy(call, name):
                                 "or add a rule to diffusion/forward_mode.py.")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("function, shape, weight", [(F.linear, (2, 7, 8), (4, 8)), (F.conv2d, X, (4, 8, 3, 3))])
+def test_in_16_bits_the_primal_is_rounded_once(function, shape, weight, dtype):
+    """The bias goes in before the product is rounded, as in the module itself."""
+    x, t, weight, bias = (each.to(dtype) for each in (draw(*shape), draw(*shape, seed=1), w(*weight), 10 * w(4)))
+    dual = function(Dual(x, t), weight, bias)
+    assert torch.equal(dual.primal, function(x, weight, bias)) and torch.equal(dual.tangent, function(t, weight))
+
+
 def test_what_a_tensor_tells_of_itself():
     dual = Dual(draw(*X), draw(*X))
     assert (dual.shape, dual.ndim, dual.dim(), dual.numel()) == (torch.Size(X), 4, 4, 480)
