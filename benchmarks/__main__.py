@@ -26,13 +26,16 @@ def main(argv: Optional[list[str]] = None) -> int:
         raise InputError("torch finds no GPU here: run the benchmark with --device cpu.")
     if arguments.repeats is not None and arguments.repeats < 1:
         raise InputError("--repeats must be at least 1.")
+    if arguments.compile and arguments.suite != "candidates":
+        raise InputError("--compile compiles generation: use it with --suite candidates.")
     if arguments.output and arguments.output.suffix != ".json":
         raise InputError(f"--output must end in .json, because the table goes to a .md beside it: {arguments.output}.")
     dtype = arguments.dtype or ("float16" if arguments.device == "cuda" else "float32")
     warnings.filterwarnings("ignore", message="(?s).*(clip_sample|steps_offset|torch_dtype)", category=FutureWarning)
     suite = importlib.import_module(f".{arguments.suite}", __package__)
     with models.opened(arguments.model) as model:
-        results = suite.run(model, arguments.device, dtype, arguments.repeats or REPEATS[arguments.suite])
+        options = {"compiled": True} if arguments.compile else {}
+        results = suite.run(model, arguments.device, dtype, arguments.repeats or REPEATS[arguments.suite], **options)
     machine = describe(arguments.device)
     print(results.markdown(machine))
     if arguments.output:
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="default: float32 on a CPU, float16 on a GPU")
     parser.add_argument("--repeats", type=int, help="rounds that are counted; default "
                         + ", ".join(f"{suite} {count}" for suite, count in REPEATS.items()))
+    parser.add_argument("--compile", action="store_true", help="with --suite candidates: ours with torch.compile")
     parser.add_argument("--output", type=Path, help="a .json file; the table goes to the .md beside it")
     return parser
 

@@ -6,7 +6,11 @@ import re
 import pytest
 import torch
 
+from benchmarks import candidates
 from benchmarks.__main__ import main
+from benchmarks.ld import _exactness
+from benchmarks.models import opened
+from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.errors import InputError
 
 RATIOS = {
@@ -33,11 +37,16 @@ def test_a_suite_prints_each_ratio_once(suite, tmp_path, capsys):
     assert content["settings"]["repeats"] == 1
 
 
-def test_ld_gradients_are_exact(tmp_path, capsys):
-    """The exactness table is of our gradient against float64: columns that a wrong rule would spoil."""
-    from benchmarks.ld import _exactness
-    from benchmarks.models import opened
+def test_compiled_is_the_model_that_ours_uses(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(LatentDiffusion, "compile", lambda self: compiled.append(self))
+    with opened("tiny") as model:
+        results = candidates.run(model, "cpu", "float32", 1, compiled=True)
+        assert compiled == [model.load("cpu", "float32")[0]] and results.settings["compiled"] is True
 
+
+def test_ld_gradients_are_exact():
+    """The exactness table is of our gradient against float64: columns that a wrong rule would spoil."""
     with opened("tiny") as model:
         rows = {tuple(row[:2]): row[3:] for row in _exactness(model, "cpu").rows}
     assert all(float(error) < 1e-4 for error in rows["float32", "forward"][:2] + rows["float32", "reverse"][:2])
@@ -48,6 +57,7 @@ def test_ld_gradients_are_exact(tmp_path, capsys):
 @pytest.mark.parametrize("arguments, message", [
     (["--device", "cuda"], "torch finds no GPU here: run the benchmark with --device cpu."),
     (["--repeats", "0"], "--repeats must be at least 1."),
+    (["--compile"], "--compile compiles generation: use it with --suite candidates."),
     (["--output", "x.txt"], "--output must end in .json, because the table goes to a .md beside it: x.txt.")])
 def test_bad_arguments(arguments, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
