@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dual import RULES, Dual, UnsupportedOperation, rule
+from .dual import RULES, Dual, UnsupportedOperation, channels_last, empty_pair, rule
 
 __all__ = ["RULES", "Dual", "UnsupportedOperation"]
 
@@ -38,8 +38,9 @@ def add(a: Operand, b: Operand, *, alpha: float = 1) -> Dual:
         primal = torch.add(a.primal, b, alpha=alpha)
         return Dual(primal, a.tangent.to(primal.dtype).expand_as(primal))
     a = _dual(a, like=b)
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    pair = torch.empty(2, *shape, dtype=torch.result_type(a.primal, b.primal), device=b.device)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return Dual.of_pair(torch.add(*_aligned(a, b), alpha=alpha))
+    pair = empty_pair(a.primal)
     torch.add(a.primal, b.primal, alpha=alpha, out=pair[0])
     torch.add(a.tangent, b.tangent, alpha=alpha, out=pair[1])
     return Dual.of_pair(pair)
@@ -166,7 +167,7 @@ def dropout(input: Dual, p: float = 0.5, training: bool = True, inplace: bool = 
 
 @rule()
 def silu(input: Dual, inplace: bool = False) -> Dual:
-    pair = input.primal.new_empty((2, *input.shape))
+    pair = empty_pair(input.primal)
     aten.silu.out(input.primal, out=pair[0])
     aten.silu_backward.grad_input(input.tangent, input.primal, grad_input=pair[1])
     return Dual.of_pair(pair)
@@ -174,7 +175,7 @@ def silu(input: Dual, inplace: bool = False) -> Dual:
 
 @rule()
 def gelu(input: Dual, approximate: str = "none") -> Dual:
-    pair = input.primal.new_empty((2, *input.shape))
+    pair = empty_pair(input.primal)
     aten.gelu.out(input.primal, approximate=approximate, out=pair[0])
     aten.gelu_backward.grad_input(input.tangent, input.primal, approximate=approximate, grad_input=pair[1])
     return Dual.of_pair(pair)
@@ -197,7 +198,10 @@ def clamp(input: Dual, min: float = -float("inf"), max: float = float("inf")) ->
 @rule()
 def group_norm(input: Dual, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
                eps: float = 1e-5) -> Dual:
-    x, tangent = input.primal.contiguous(), input.tangent.contiguous()
+    # the CPU's kernels know both memory formats, the GPU's only one
+    innermost = input.device.type == "cpu" and channels_last(input.primal)
+    layout = torch.channels_last if innermost else torch.contiguous_format
+    x, tangent = (half.contiguous(memory_format=layout) for half in (input.primal, input.tangent))
     sizes = (*x.shape[:2], x[0, 0].numel(), num_groups)
     primal, mean, rstd = aten.native_group_norm(x, weight, bias, *sizes, eps)
     tangent, _, _ = aten.native_group_norm_backward(tangent, x, mean, rstd, None, *sizes, [True, False, False])

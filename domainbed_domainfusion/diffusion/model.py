@@ -42,6 +42,8 @@ class LatentDiffusion:
         self._decoder = self._vae
         if decoder is not None:
             self._decoder = networks.tiny_decoder(check_decoder(decoder, path), self.dtype).to(device)
+        if device.type == "cpu":  # a GPU's eager normalisation would undo it at every layer; see `compile`
+            self._channels_last()
         scheduler = config_folder(path) / "scheduler" / "scheduler_config.json"
         self._scheduler_config = json.loads(scheduler.read_text("utf-8"))
         self._text_encoder = None  # read at the first `embed`
@@ -142,6 +144,7 @@ class LatentDiffusion:
         The first batch of every shape compiles, which takes minutes with a full-size model.
         """
         if not self._compiled:
+            self._channels_last()
             self._compiled = {"unet": torch.compile(self._unet, backend=backend),
                               "decode": torch.compile(self._decoder.decode, backend=backend)}
 
@@ -171,6 +174,11 @@ class LatentDiffusion:
             sizes = " or ".join(str(near) for near in dict.fromkeys([below, max(smallest, -(-size // step) * step)]))
             raise InputError(f"An image size of {size} does not fit {self.source}, which needs a multiple of {step} "
                              f"pixels from {smallest} on: use {sizes}.")
+
+    def _channels_last(self) -> None:
+        """Weights, and with them activations, with the channels innermost, as the convolution kernels work."""
+        for network in (self._unet, self._vae, self._decoder):
+            network.to(memory_format=torch.channels_last)
 
     def _guidance(self, scale: float) -> Tensor | None:
         """The embedding (1, D) of a guidance scale, as diffusers' pipeline makes it."""

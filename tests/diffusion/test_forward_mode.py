@@ -30,7 +30,8 @@ X, Y = (2, 8, 6, 5), (2, 7, 8)  # an image-like and a token-like shape
 CASES = {
     "add": [(lambda a, b: a + b, X, X), (lambda a: a + 2.5, X), (lambda a: 2.5 + a, X), (lambda a: a + w(*X), X),
             (lambda a: w(*X) + a, X), (lambda a: a + w(2, 8, 1, 1), X), (lambda a: torch.add(a, w(*X)), X),
-            (lambda a: w(3, *X) + a, X), (lambda a: a + w(3, *X), X), (lambda a, b: a + b, X, (8, 6, 5)), (lambda a, b: a + b, (6, 5), X),
+            (lambda a: w(3, *X) + a, X), (lambda a: a + w(3, *X), X), (lambda a, b: a + b, X, (8, 6, 5)),
+            (lambda a, b: a + b, (6, 5), X),
             (lambda a, b: torch.add(a, b, alpha=3), X, X)],
     "sub": [(lambda a, b: a - b, X, X), (lambda a: a - w(*X), X), (lambda a: a - 1, X),
             (lambda a: 1 - a, X), (lambda a: w(*X) - a, X)],
@@ -122,6 +123,14 @@ def test_attention_does_not_depend_on_the_blocks(monkeypatch, block):
     monkeypatch.setitem(forward_mode.BLOCK, "cpu", block)
     shapes = (2, 3, 7, 4), (2, 3, 9, 4), (2, 3, 9, 6)
     assert max(difference(attention(), [draw(*s) for s in shapes], [draw(*s, seed=1) for s in shapes])) < 1e-13
+
+
+def test_the_channels_stay_innermost():
+    """From convolution to convolution no rule changes the memory format, or every layer would copy."""
+    inner = torch.channels_last
+    x = F.conv2d(Dual(draw(*X), draw(*X, seed=1)), w(8, 8, 3, 3).to(memory_format=inner), w(8), padding=1)
+    for dual in (x, F.group_norm(x, 4, w(8), w(8)), F.silu(F.group_norm(x, 4)), F.gelu(x), x + F.silu(x)):
+        assert dual.primal.is_contiguous(memory_format=inner) and dual.tangent.is_contiguous(memory_format=inner)
 
 
 def test_constant_keys_and_values_are_what_the_unet_has(monkeypatch):

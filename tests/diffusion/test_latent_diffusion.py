@@ -10,7 +10,7 @@ import sys
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from domainbed_domainfusion.diffusion.layout import check_source
@@ -199,8 +199,24 @@ def test_it_is_frozen(ldm):
 def test_encoding_and_decoding_are_the_vaes(folder, ldm, images):
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
     latents = ldm.encode(images)
-    assert torch.equal(latents, vae.encode(images).latent_dist.mean * 0.4)
+    assert torch.allclose(latents, vae.encode(images).latent_dist.mean * 0.4, atol=1e-5)
     assert torch.allclose(ldm.decode(latents), vae.decode(latents / 0.4).sample.clamp(-1, 1), atol=1e-5)
+
+
+def test_the_memory_format_changes_nothing_but_speed(folder, images):
+    """Convolutions keep the channels innermost on a CPU, and so do their results."""
+    ldm = LatentDiffusion.load(str(folder), device="cpu", dtype="float64")
+    weight = ldm._unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    latents, layouts = ldm.encode(images), []
+    hook = ldm._unet.mid_block.register_forward_hook(lambda *parts: layouts.append(
+        parts[-1].is_contiguous(memory_format=torch.channels_last)))
+    embeddings, times = torch.zeros(3, 77, 16), torch.tensor([1, 2, 3])
+    noise = ldm.predict_noise(latents, times, embeddings)
+    hook.remove()
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float64).eval()
+    assert layouts == [True]
+    assert torch.allclose(noise, unet(latents, times, embeddings.double()).sample, rtol=1e-12, atol=1e-12)
 
 
 def test_decoding_in_slices_is_decoding_at_once(ldm, monkeypatch):
