@@ -1,4 +1,5 @@
-"""Randomly initialised Stable Diffusion 1.x folders: "tiny" for tests, "small" for a smoke run on real images.
+"""Randomly initialised Stable Diffusion 1.x folders: "tiny" for tests, "small" for a smoke run on real images, and
+"full" with the U-Net (860 M) and the VAE (84 M) of Stable Diffusion 1.x itself, for benchmarks.
 
     python -m tests.tiny_ldm FOLDER [--size small] [--seed 0]
 """
@@ -10,18 +11,21 @@ from pathlib import Path
 import torch
 
 SIZES = {
-    # width: text width; unet, vae: channels per level
-    "tiny": {"width": 16, "unet": (16, 32), "vae": (8, 8, 16), "groups": 4},
-    "small": {"width": 32, "unet": (32, 64, 64, 64), "vae": (8, 16, 32, 32), "groups": 8},
+    # width: text width; unet, vae: channels per level; layers: per block; heads: of the U-Net's attention
+    "tiny": {"width": 16, "unet": (16, 32), "vae": (8, 8, 16), "groups": 4, "layers": 1, "heads": 2},
+    "small": {"width": 32, "unet": (32, 64, 64, 64), "vae": (8, 16, 32, 32), "groups": 8, "layers": 1, "heads": 2},
+    "full": {"width": 768, "unet": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "groups": 32, "layers": 2,
+             "heads": 8},
 }
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def make_tiny_stable_diffusion(folder, seed: int = 0, size: str = "tiny", **unet_options) -> Path:
+def make_tiny_stable_diffusion(folder, seed: int = 0, size: str = "tiny", dtype: torch.dtype = torch.float32,
+                               **unet_options) -> Path:
     """Write a random SD-1.x folder (safetensors, no safety checker) and return its path.
 
     tiny: 0.3 MB, 4 pixels per latent; small: 4 levels as in SD, 8 pixels per latent. `unet_options` go to the
-    U-Net's config.
+    U-Net's config; `dtype` is that of the files' weights.
     """
     from diffusers import StableDiffusionPipeline
 
@@ -33,6 +37,9 @@ def make_tiny_stable_diffusion(folder, seed: int = 0, size: str = "tiny", **unet
             vae=_vae(shape), text_encoder=_text_encoder(shape), tokenizer=_tokenizer(folder / "tokenizer"),
             unet=_unet(shape, unet_options), scheduler=_scheduler(), safety_checker=None, feature_extractor=None,
             requires_safety_checker=False)
+        for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+            for weight in part.parameters():
+                weight.data = weight.data.to(dtype)
         pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
 
@@ -42,10 +49,10 @@ def _unet(shape: dict, options: dict):
 
     levels = len(shape["unet"])
     return UNet2DConditionModel(**{
-        "in_channels": 4, "out_channels": 4, "block_out_channels": shape["unet"], "layers_per_block": 1,
+        "in_channels": 4, "out_channels": 4, "block_out_channels": shape["unet"], "layers_per_block": shape["layers"],
         "down_block_types": ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
         "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
-        "cross_attention_dim": shape["width"], "attention_head_dim": 2, "norm_num_groups": shape["groups"],
+        "cross_attention_dim": shape["width"], "attention_head_dim": shape["heads"], "norm_num_groups": shape["groups"],
         "sample_size": 8, **options})
 
 
@@ -54,7 +61,8 @@ def _vae(shape: dict):
 
     levels = len(shape["vae"])
     return AutoencoderKL(
-        block_out_channels=shape["vae"], layers_per_block=1, latent_channels=4, norm_num_groups=shape["groups"],
+        block_out_channels=shape["vae"], layers_per_block=shape["layers"], latent_channels=4,
+        norm_num_groups=shape["groups"],
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
         scaling_factor=0.4)
 

@@ -24,6 +24,20 @@ class UnsupportedOperation(NotImplementedError, AttributeError):
                          "a rule to diffusion/forward_mode.py.")
 
 
+def channels_last(x: Tensor) -> bool:
+    """Whether x (B, C, H, W) has its channels innermost in memory."""
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def empty_pair(like: Tensor) -> Tensor:
+    """(2, *shape) for two halves, each in the memory format of `like`."""
+    if not channels_last(like):
+        return like.new_empty((2, *like.shape))
+    both = torch.empty((2 * len(like), *like.shape[1:]), dtype=like.dtype, device=like.device,
+                       memory_format=torch.channels_last)
+    return both.unflatten(0, (2, -1))
+
+
 class Dual:
     """A primal and a tangent, both (*shape); stands in for a tensor in every operation of RULES."""
 
@@ -51,7 +65,8 @@ class Dual:
     def pair(self) -> Tensor:
         """(2, *shape); made at the first use, when the halves become views of it."""
         if self._pair is None:
-            self._pair = torch.stack([self._primal, self._tangent])
+            self._pair = empty_pair(self._primal)
+            self._pair[0], self._pair[1] = self._primal, self._tangent
             self._primal, self._tangent = self._pair[0], self._pair[1]
         return self._pair
 

@@ -4,8 +4,8 @@ A `Dual` is a tensor x (its primal) with a directional derivative ẋ (its tange
 module in x's place it comes out as (f(x), J_f ẋ), exact up to rounding, for about twice the work of f(x) and with
 nothing stored for a reverse pass:
 
-- Linear operations run once on both halves, which lie behind one another in memory, (2, *shape); in 16 bits, where a
-  bias must go in before rounding, once on each.
+- Linear operations run on both halves; in one call, on a pair that lies together in memory, (2, *shape), where the
+  weights outweigh what they act on, and in 16 bits only without a bias, which must go in before rounding.
 - The Jacobians of normalisation and softmax are symmetric, and those of SiLU and GELU diagonal, so that J ẋ is what
   torch's own backward kernel gives for ẋ in the gradient's place.
 - Attention forms its scores for a block of queries at a time, so that they never fill the memory.
@@ -14,13 +14,13 @@ Parameters and everything else that is not a Dual are constants. The supported o
 any other raises UnsupportedOperation. torch's own forward mode knows more of them and is 2 times slower here.
 """
 
-from typing import Callable, Union
+from typing import Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dual import RULES, Dual, UnsupportedOperation, rule
+from .dual import RULES, Dual, UnsupportedOperation, channels_last, empty_pair, rule
 
 __all__ = ["RULES", "Dual", "UnsupportedOperation"]
 
@@ -34,8 +34,16 @@ Operand = Union[Dual, Tensor, float]
 
 @rule()
 def add(a: Operand, b: Operand, *, alpha: float = 1) -> Dual:
-    a, b = _dual(a, like=b), _dual(b, like=a)
-    return Dual.of_pair(torch.add(*_aligned(a, b), alpha=alpha))
+    if not isinstance(b, Dual):
+        primal = torch.add(a.primal, b, alpha=alpha)
+        return Dual(primal, a.tangent.to(primal.dtype).expand_as(primal))
+    a = _dual(a, like=b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return Dual.of_pair(torch.add(*_aligned(a, b), alpha=alpha))
+    pair = empty_pair(a.primal)
+    torch.add(a.primal, b.primal, alpha=alpha, out=pair[0])
+    torch.add(a.tangent, b.tangent, alpha=alpha, out=pair[1])
+    return Dual.of_pair(pair)
 
 
 @rule()
@@ -67,7 +75,7 @@ def div(a: Dual, b: Union[Tensor, float]) -> Dual:
 def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
     x = _varying(input, "linear")
     if bias is not None and _half(x):
-        return _halves(F.linear(x.primal, weight, bias), lambda: F.linear(x.tangent, weight))
+        return Dual(F.linear(x.primal, weight, bias), F.linear(x.tangent, weight))
     product = F.linear(x.pair, weight)
     if bias is not None:
         product[0] += bias
@@ -76,10 +84,11 @@ def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
 
 @rule()
 def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwargs) -> Dual:
+    """One call for each half, with half the working memory, unless reading the weights twice would cost more."""
     x = _varying(input, "conv2d")
-    if bias is not None and _half(x):
-        return _halves(F.conv2d(x.primal, weight, bias, *args, **kwargs),
-                       lambda: F.conv2d(x.tangent, weight, None, *args, **kwargs))
+    if weight.numel() < x.numel() or bias is not None and _half(x):
+        return Dual(F.conv2d(x.primal, weight, bias, *args, **kwargs),
+                    F.conv2d(x.tangent, weight, None, *args, **kwargs))
     product = F.conv2d(x.pair.flatten(0, 1), weight, None, *args, **kwargs).unflatten(0, (2, -1))
     if bias is not None:
         product[0] += bias[:, None, None]
@@ -158,7 +167,7 @@ def dropout(input: Dual, p: float = 0.5, training: bool = True, inplace: bool = 
 
 @rule()
 def silu(input: Dual, inplace: bool = False) -> Dual:
-    pair = _empty_pair(input.primal)
+    pair = empty_pair(input.primal)
     aten.silu.out(input.primal, out=pair[0])
     aten.silu_backward.grad_input(input.tangent, input.primal, grad_input=pair[1])
     return Dual.of_pair(pair)
@@ -166,7 +175,7 @@ def silu(input: Dual, inplace: bool = False) -> Dual:
 
 @rule()
 def gelu(input: Dual, approximate: str = "none") -> Dual:
-    pair = _empty_pair(input.primal)
+    pair = empty_pair(input.primal)
     aten.gelu.out(input.primal, approximate=approximate, out=pair[0])
     aten.gelu_backward.grad_input(input.tangent, input.primal, approximate=approximate, grad_input=pair[1])
     return Dual.of_pair(pair)
@@ -190,7 +199,7 @@ def clamp(input: Dual, min: float = -float("inf"), max: float = float("inf")) ->
 def group_norm(input: Dual, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
                eps: float = 1e-5) -> Dual:
     # the CPU's kernels know both memory formats, the GPU's only one
-    innermost = input.device.type == "cpu" and _channels_last(input.primal)
+    innermost = input.device.type == "cpu" and channels_last(input.primal)
     layout = torch.channels_last if innermost else torch.contiguous_format
     x, tangent = (half.contiguous(memory_format=layout) for half in (input.primal, input.tangent))
     sizes = (*x.shape[:2], x[0, 0].numel(), num_groups)
@@ -269,29 +278,9 @@ def _padded(pair: Tensor, other: Operand) -> Tensor:
     return pair.reshape(2, *[1] * missing, *pair.shape[1:]) if missing > 0 else pair
 
 
-def _channels_last(x: Tensor) -> bool:
-    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _empty_pair(like: Tensor) -> Tensor:
-    """(2, *shape) for two results, each in the memory format of `like`."""
-    if not _channels_last(like):
-        return like.new_empty((2, *like.shape))
-    both = torch.empty((2 * len(like), *like.shape[1:]), dtype=like.dtype, device=like.device,
-                       memory_format=torch.channels_last)
-    return both.unflatten(0, (2, -1))
-
-
 def _half(x: Dual) -> bool:
     """In 16 bits a product is rounded after its bias, as in the module itself: rounding twice costs LD's accuracy."""
     return x.dtype.itemsize == 2
-
-
-def _halves(primal: Tensor, tangent: Callable[[], Tensor]) -> Dual:
-    pair = _empty_pair(primal)
-    pair[0] = primal
-    pair[1] = tangent()
-    return Dual.of_pair(pair)
 
 
 def _varying(x: Operand, name: str) -> Dual:

@@ -30,7 +30,8 @@ X, Y = (2, 8, 6, 5), (2, 7, 8)  # an image-like and a token-like shape
 CASES = {
     "add": [(lambda a, b: a + b, X, X), (lambda a: a + 2.5, X), (lambda a: 2.5 + a, X), (lambda a: a + w(*X), X),
             (lambda a: w(*X) + a, X), (lambda a: a + w(2, 8, 1, 1), X), (lambda a: torch.add(a, w(*X)), X),
-            (lambda a: w(3, *X) + a, X), (lambda a, b: a + b, X, (8, 6, 5)), (lambda a, b: a + b, (6, 5), X),
+            (lambda a: w(3, *X) + a, X), (lambda a: a + w(3, *X), X), (lambda a, b: a + b, X, (8, 6, 5)),
+            (lambda a, b: a + b, (6, 5), X),
             (lambda a, b: torch.add(a, b, alpha=3), X, X)],
     "sub": [(lambda a, b: a - b, X, X), (lambda a: a - w(*X), X), (lambda a: a - 1, X),
             (lambda a: 1 - a, X), (lambda a: w(*X) - a, X)],
@@ -41,7 +42,10 @@ CASES = {
     "linear": [(lambda a: F.linear(a, w(4, 8), w(4)), Y), (lambda a: F.linear(a, w(4, 8)), Y)],
     "conv2d": [(lambda a: F.conv2d(a, w(4, 8, 3, 3), w(4), padding=1), X), (lambda a: F.conv2d(a, w(4, 8, 1, 1)), X),
                (lambda a: F.conv2d(a, w(4, 8, 3, 3), w(4), stride=2), X),
-               (lambda a: F.conv2d(a, w(8, 4, 3, 3), None, 1, 1, 1, 2), X)],
+               (lambda a: F.conv2d(a, w(8, 4, 3, 3), None, 1, 1, 1, 2), X),
+               # more weights than pixels: both halves in one call
+               (lambda a: F.conv2d(a, w(16, 8, 3, 3), w(16), padding=1), X),
+               (lambda a: F.conv2d(a, w(16, 8, 3, 3), stride=2), X)],
     "reshape": [(lambda a: a.view(2, 8, 30), X), (lambda a: a.reshape(2, -1), X), (lambda a: a.view((16, 30)), X),
                 (lambda a: a.permute(0, 2, 3, 1).reshape(2, 30, 8), X), (lambda a: torch.reshape(a, (4, -1)), X)],
     "permute": [(lambda a: a.permute(0, 2, 3, 1), X), (lambda a: a.permute(0, -1, 1, 2), X),
@@ -88,7 +92,7 @@ def difference(function, primals, tangents):
         value, derivative = torch.autograd.functional.jvp(function, tuple(primals), tuple(tangents))
     with torch.no_grad():
         dual = function(*(Dual(x, t) for x, t in zip(primals, tangents)))
-    assert dual.shape == value.shape
+    assert dual.shape == dual.tangent.shape == value.shape
     return [((ours - theirs).norm() / theirs.norm()).item()
             for ours, theirs in ((dual.primal, value), (dual.tangent, derivative))]
 

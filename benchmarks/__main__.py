@@ -1,0 +1,62 @@
+"""`python -m benchmarks --suite ld|candidates|step --device cpu|cuda --model tiny|pocket|sd1`: R1 to R6.
+
+Prints tables, then each ratio once on a line of its own; `--output FILE.json` keeps both (the table as FILE.md).
+"""
+
+import argparse
+import importlib
+import sys
+import warnings
+from pathlib import Path
+from typing import Optional
+
+import torch
+
+from domainbed_domainfusion.errors import InputError
+
+from . import models
+from .machine import describe
+
+REPEATS = {"ld": 5, "candidates": 5, "step": 5}
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("torch finds no GPU here: run the benchmark with --device cpu.")
+    if arguments.repeats is not None and arguments.repeats < 1:
+        raise InputError("--repeats must be at least 1.")
+    if arguments.compile and arguments.suite != "candidates":
+        raise InputError("--compile compiles generation: use it with --suite candidates.")
+    if arguments.output and arguments.output.suffix != ".json":
+        raise InputError(f"--output must end in .json, because the table goes to a .md beside it: {arguments.output}.")
+    dtype = arguments.dtype or ("float16" if arguments.device == "cuda" else "float32")
+    warnings.filterwarnings("ignore", message="(?s).*(clip_sample|steps_offset|torch_dtype)", category=FutureWarning)
+    suite = importlib.import_module(f".{arguments.suite}", __package__)
+    with models.opened(arguments.model) as model:
+        options = {"compiled": True} if arguments.compile else {}
+        results = suite.run(model, arguments.device, dtype, arguments.repeats or REPEATS[arguments.suite], **options)
+    machine = describe(arguments.device)
+    print(results.markdown(machine))
+    if arguments.output:
+        results.write(arguments.output, machine)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=REPEATS, required=True)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--model", choices=models.MODELS, default="pocket")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"],
+                        help="default: float32 on a CPU, float16 on a GPU")
+    parser.add_argument("--repeats", type=int, help="rounds that are counted; default "
+                        + ", ".join(f"{suite} {count}" for suite, count in REPEATS.items()))
+    parser.add_argument("--compile", action="store_true", help="with --suite candidates: ours with torch.compile")
+    parser.add_argument("--output", type=Path, help="a .json file; the table goes to the .md beside it")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

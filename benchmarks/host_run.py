@@ -1,0 +1,55 @@
+"""A run of the host without its script: a dataset in memory, the host's splits and loaders, an algorithm."""
+
+from typing import Any, Iterator
+
+import torch
+from torch.utils.data import TensorDataset
+
+import domainbed_domainfusion.register  # noqa: F401 - the host as its scripts see it
+from domainbed_domainfusion import host
+
+from .models import Model
+
+DOMAINS = ("A", "B", "C", "T")  # three to train on, the last is the test environment
+
+
+class Images(host.datasets.MultipleDomainDataset):
+    """Four environments of smooth random images in [0, 1], ten classes; speed does not depend on the images."""
+
+    ENVIRONMENTS = list(DOMAINS)
+    N_WORKERS = 0
+    N_STEPS = 10**6
+
+    def __init__(self, model: Model, per_domain: int) -> None:
+        super().__init__()
+        self.CLASS_NAMES = model.class_names
+        self.input_shape, self.num_classes = (3, model.image_size, model.image_size), len(model.class_names)
+        self.datasets = []
+        for number in range(len(DOMAINS)):
+            images, labels = model.images(per_domain, seed=number)
+            self.datasets.append(TensorDataset(images / 2 + 0.5, labels))
+
+
+class HostRun:
+    """What the host's train script builds, in its order. An in-split has `batch_size` images: an epoch is one step."""
+
+    def __init__(self, algorithm: str, model: Model, hparams: dict[str, Any], device: str) -> None:
+        misc, loaders = host.lib.misc, host.module("lib.fast_data_loader")
+        torch.manual_seed(0)
+        batch = hparams["batch_size"]
+        self.dataset = Images(model, 2 * batch)
+        splits = [misc.split_dataset(environment, batch, 0) for environment in self.dataset]
+        self.in_splits = [in_split for _, in_split in splits[:-1]]
+        self._minibatches: Iterator = zip(*(
+            loaders.InfiniteDataLoader(split, None, batch, 0) for split in self.in_splits))
+        self.device = device
+        self.algorithm = host.algorithms.get_algorithm_class(algorithm)(
+            self.dataset.input_shape, self.dataset.num_classes, len(self.in_splits), hparams).to(device)
+
+    def minibatches(self) -> list:
+        """[(x (B, 3, S, S) in [0, 1], y (B,))] per training domain, on the device."""
+        return [(x.to(self.device), y.to(self.device)) for x, y in next(self._minibatches)]
+
+    def steps(self, count: int) -> list[dict]:
+        """That many updates."""
+        return [self.algorithm.update(self.minibatches()) for _ in range(count)]

@@ -1,0 +1,73 @@
+"""The diffusion models that are measured, each a Stable Diffusion 1.x folder.
+
+    tiny    random weights, 0.3 MB; 32x32 images: for the benchmarks' own tests
+    pocket  the embedded one; 32x32
+    sd1     the full-size architecture (U-Net 860 M, VAE 84 M) with random weights and a small text encoder; 320x320
+
+The folder of a random one lies in the system's temporary folder (1.9 GB for sd1, in float16) for as long as it is
+used. How fast a network runs does not depend on its weights.
+"""
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+import torch
+from torch import Tensor
+
+from domainbed_domainfusion import hparams as table
+from domainbed_domainfusion.diffusion.model import LatentDiffusion
+from domainbed_domainfusion.diffusion.prompts import Prompts
+from domainbed_domainfusion.pocket import CLASS_NAMES
+from domainbed_domainfusion.seeding import generator_of
+
+MODELS = ("tiny", "pocket", "sd1")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder, the size of its images, and the dataset whose defaults it runs with."""
+
+    name: str
+    folder: str
+    image_size: int
+    dataset: str
+    class_names = list(CLASS_NAMES)
+
+    def load(self, device: str, dtype: str) -> tuple[LatentDiffusion, Prompts]:
+        """The model on the device and the embeddings of its prompts; no text encoder is left in memory."""
+        ldm = LatentDiffusion.load(self.folder, device=device, dtype=dtype)
+        prompts = Prompts(ldm, self.class_names)
+        ldm.drop_text_encoder()
+        return ldm, prompts
+
+    def hparams(self) -> dict[str, Any]:
+        """DomainFusion's defaults, as shipped, on the model's dataset."""
+        return {**table.added_defaults("DomainFusion", self.dataset), "ldm": self.folder}
+
+    def images(self, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Smooth random images (count, 3, S, S) in [-1, 1] and labels (count,), the same for each seed."""
+        generator = generator_of("benchmark", seed)
+        coarse = torch.randn(count, 3, 8, 8, generator=generator)
+        images = torch.nn.functional.interpolate(coarse, size=(self.image_size,) * 2, mode="bicubic").clamp(-1, 1)
+        return images, torch.arange(count) % len(self.class_names)
+
+
+@contextmanager
+def opened(name: str) -> Iterator[Model]:
+    """The model of that name; a random one's folder is made now and deleted afterwards."""
+    if name == "pocket":
+        yield Model(name, table.ldm_source("pocket"), 32, "DigitStyles")
+        return
+    from tests.tiny_ldm import make_tiny_stable_diffusion
+
+    with tempfile.TemporaryDirectory(prefix=f"benchmark-{name}-") as scratch:
+        folder = Path(scratch) / name
+        if name == "tiny":
+            make_tiny_stable_diffusion(folder)
+            yield Model(name, str(folder), 32, "DigitStyles")
+        else:
+            make_tiny_stable_diffusion(folder, size="full", dtype=torch.float16)
+            yield Model(name, str(folder), 320, "PACS")

@@ -1,0 +1,63 @@
+"""Seconds of several methods, taken in turns (A B C A B C …), so that what else the machine does hits them alike."""
+
+import sys
+import time
+from typing import Callable, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+
+class Spread(NamedTuple):
+    """Median and quartiles of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        low, median, high = np.percentile(values, [25, 50, 75])
+        return cls(float(median), float(low), float(high))
+
+    def scaled(self, factor: float) -> "Spread":
+        """With the unit changed; factor > 0."""
+        return Spread(*(factor * value for value in self))
+
+
+def interleaved(methods: dict[str, Callable[[], object]], repeats: int, device: str,
+                title: str = "timing", warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of each method in each of `repeats` rounds, every round running all of them in the order given.
+
+    `warm_up` rounds before are not counted. On a GPU the clock waits for its work.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    with tqdm(total=(warm_up + repeats) * len(methods), desc=title, file=sys.stderr, disable=None) as progress:
+        for number in range(-warm_up, repeats):
+            for name, method in methods.items():
+                progress.set_postfix_str(name)
+                took = seconds_of(method, device)
+                if number >= 0:
+                    seconds[name].append(took)
+                progress.update()
+    return seconds
+
+
+def seconds_of(method: Callable[[], object], device: str) -> float:
+    """Wall-clock seconds of one call."""
+    synchronize(device)
+    start = time.perf_counter()
+    method()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def paired_ratio(numerators: list[float], denominators: list[float]) -> Spread:
+    """The quotients of what was measured in the same round."""
+    return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def synchronize(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
