@@ -51,7 +51,7 @@ class Rates:
     round: float = 0.0  # per round of generation, beside its images
     kept: float = 0.0  # per image kept, all its candidates included
     ld_gradient: float = 0.0  # per image and draw
-    one_image: bool = False  # whether generation and LD were measured on one image and few evaluations
+    few_images: int = 0  # on how many generation and LD were measured, with few evaluations; 0: whole batches
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 EVALUATION_BATCH = 64  # the host's
-SLOW_ENCODE = 0.1  # seconds of one image's encoding from which on generation and LD are measured on a single image
+SLOW_ENCODE = 0.1  # seconds of one image's encoding from which on generation and LD are measured on few images: on as
+ENCODED = 1.0  # many as are encoded in this many seconds, at least one
 
 
 def main() -> None:
@@ -126,14 +127,15 @@ class Calibration:
         hparams["generation_budget"] = max(asked["generation_batch"], len(context.current().in_splits))
         algorithm._generate_dataset = algorithm._new_generate_dataset()
         encoding = self._encoding(asked["image_size"])
-        self.result["one_image"] = encoding > SLOW_ENCODE
+        few = max(1, int(ENCODED / encoding)) if encoding > SLOW_ENCODE else 0  # 0: whole batches
+        self.result["few_images"] = few
         self.result["raw_step"] = self.result["step"] = self._mean(self.step)
         if algorithm.uses_generated:
-            self._rounds(asked, encoding)
+            self._rounds(asked, encoding, few)
             self.result["step"] = self._mean(self.step)
         if asked["lambda2"] > 0:
             hparams["lambda2"] = asked["lambda2"]
-            self._distillation(asked)
+            self._distillation(asked, few)
 
     def _encoding(self, size: int) -> float:
         """Seconds of one image through the VAE's encoder."""
@@ -142,7 +144,7 @@ class Calibration:
         with torch.no_grad():
             return [self._seconds(lambda: self.algorithm._diffusion.ldm.encode(images)) for _ in range(2)][1]
 
-    def _rounds(self, asked: dict[str, Any], encoding: float) -> None:
+    def _rounds(self, asked: dict[str, Any], encoding: float, few: int) -> None:
         """Generation per image kept; reading and storing it apart from the diffusion model's work."""
         import torch
         from ..pixels import from_store
@@ -161,36 +163,35 @@ class Calibration:
         y = torch.tensor([label for _, label in versions])
         algorithm.eval()
         candidates = asked["candidates"] if asked["sampling_strategy"] else 1
-        if self.result["one_image"]:
-            generating = self._one_candidate(asked, x[:1], y[:1], encoding, candidates)
+        if few:
+            generating = encoding + candidates * self._candidate(asked, x[:1], y[:1], encoding, few)
         else:
             seeds = [[i * candidates + j for j in range(candidates)] for i in range(len(x))]
             generating = self._mean(lambda: algorithm.generate(x, y, seeds)) / len(x)
         self.result["kept"] = storing + generating
         algorithm.train()
 
-    def _one_candidate(self, asked: dict[str, Any], x, y, encoding: float, candidates: int) -> float:
-        """Seconds of one source's candidates, from one candidate at one and two steps.
+    def _candidate(self, asked: dict[str, Any], x, y, encoding: float, few: int) -> float:
+        """Seconds of a candidate without its source's encoding, from `few` of one source at one and two steps.
 
         Every further row (one image in one U-Net call) takes the same, all else is there once a candidate.
         """
         from ..algorithms.diffusion_side import DiffusionSide
         real, points = self.algorithm._diffusion, []
         for steps in (1, 2):
-            few = {**asked, "denoising_steps": steps, "strength": 1.0, "guidance_interval": 1.0}
-            self.algorithm._diffusion = DiffusionSide.load(few, self.algorithm.class_names, self.device)
-            seconds = self._seconds(lambda: self.algorithm.generate(x, y, [[0]]))
-            points.append((_rows(self.algorithm._diffusion.candidates), seconds))
+            hparams = {**asked, "denoising_steps": steps, "strength": 1.0, "guidance_interval": 1.0}
+            self.algorithm._diffusion = DiffusionSide.load(hparams, self.algorithm.class_names, self.device)
+            seconds = self._seconds(lambda: self.algorithm.generate(x, y, [list(range(few))]))
+            points.append((_rows(self.algorithm._diffusion.candidates), (seconds - encoding) / few))
         self.algorithm._diffusion = real
         (low, first), (high, second) = points
-        row = (second - first) / (high - low)
-        return encoding + candidates * (first - encoding + (_rows(real.candidates) - low) * row)
+        return first + (_rows(real.candidates) - low) * (second - first) / (high - low)
 
-    def _distillation(self, asked: dict[str, Any]) -> None:
-        """LD per gradient (image and draw), as `update` reports it; on all images of a step unless one takes long."""
+    def _distillation(self, asked: dict[str, Any], few: int) -> None:
+        """LD per gradient (image and draw), as `update` reports it; on a step's images, or on `few` of them."""
         from .. import context
         hparams = self.algorithm.hparams
-        hparams["ld_images"] = 1 if self.result["one_image"] else asked["ld_images"]
+        hparams["ld_images"] = min(few, asked["ld_images"] or few) if few else asked["ld_images"]
         seconds: list[float] = []
         self._mean(lambda: seconds.append(self.step()["ld_seconds"]))
         seconds = seconds[1:] or seconds

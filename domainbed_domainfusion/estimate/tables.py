@@ -89,8 +89,8 @@ def _resources(estimate: Any) -> str:
         wall = f"{duration(estimate.wall_clock)} with {estimate.launcher}, {beside} at a time"
     ram = max(point.ram_bytes for point in rates)
     gpu = max(point.gpu_bytes for point in rates)
-    one = any(point.one_image for point in rates)
-    beyond = " with one image at a time; a whole batch takes more" if one else ""
+    few = max(point.few_images for point in rates)
+    beyond = f" with {few} of a batch's images; all of them take more" if few else ""
     return "\n".join([
         f"wall clock   {wall} ({device})",
         f"GPU memory   {_size(gpu) + ' a job, measured' if gpu else 'not measured: no GPU here'}",
