@@ -17,7 +17,7 @@ from domainbed_domainfusion.errors import InputError
 from . import models
 from .machine import describe
 
-REPEATS = {"ld": 5, "candidates": 5, "step": 5}
+REPEATS = {"ld": 5, "candidates": 3, "step": 3}
 
 
 def main(argv: Optional[list[str]] = None) -> int:
