@@ -2,13 +2,17 @@
 PYTHON ?= python3
 STAMP := .venv/installed
 
-.PHONY: quickstart test test-upstream benchmark benchmark-gpu clean
+.PHONY: quickstart test check-sweeps test-upstream benchmark benchmark-gpu clean
 
 quickstart: $(STAMP)
 	.venv/bin/domainfusion quickstart
 
 test: $(STAMP)
 	.venv/bin/python -m pytest
+
+# Every file in sweeps/: known names, hparams in range, as many jobs as it states.
+check-sweeps: $(STAMP)
+	.venv/bin/domainfusion sweep --check sweeps/*.txt
 
 # Inside DomainBed itself: make test-upstream DOMAINBED_DIR=<a checkout>; a copy of it is attached, never the checkout.
 test-upstream: .venv/installed-domainbed

@@ -17,11 +17,12 @@ from .files import write_atomically
 
 PATCHED = "domainbed/algorithms.py"
 IMPORT = "import domainbed_domainfusion.register"
-LINE = f"{IMPORT}  # noqa: E402  adds SAM and DomainFusion; undo: domainfusion attach . --detach"
+LINE = f"{IMPORT}  # noqa: E402  adds SAM, DomainFusion, two zero-shot classifiers; undo: domainfusion attach . --detach"
 DISTRIBUTION = "domainbed-domainfusion"
 
 #: What `register` adds: (file, names that must not be taken there).
-ADDED = ((PATCHED, ("SAM", "DomainFusion")), ("domainbed/datasets.py", ("DigitStyles",)))
+ADDED = ((PATCHED, ("SAM", "DomainFusion", "DiffusionClassifier", "TextToImageClassifier")),
+         ("domainbed/datasets.py", ("DigitStyles",)))
 
 #: What `register` and our algorithms rely on: (file, name, its parameters without self; None: only the name counts).
 REQUIRED = (

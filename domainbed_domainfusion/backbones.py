@@ -6,6 +6,7 @@ torchvision or timm classifier, with the host's own `resnet_dropout` and `freeze
 
 import difflib
 import functools
+import pickle
 from pathlib import Path
 from typing import Callable
 
@@ -30,11 +31,18 @@ def featurizer_or(host_featurizer: Callable) -> Callable:
     def featurizer(input_shape, hparams):
         name = hparams.get("backbone", "host")
         if name == "host":
-            return host_featurizer(input_shape, hparams)
+            return _host_choice(host_featurizer, input_shape, hparams)
         if name == "mnist_cnn":  # has no published weights; it ends in a global mean, so it fits any image size
             return host.networks.MNIST_CNN(input_shape)
         return Backbone(name, input_shape, hparams)
     return featurizer
+
+
+def _host_choice(host_featurizer: Callable, input_shape: tuple, hparams: dict) -> nn.Module:
+    try:
+        return host_featurizer(input_shape, hparams)
+    except OSError as error:  # DomainBed lets urllib's and the hub's errors through
+        raise InputError(_no_weights("host, DomainBed's own choice,", error, named=False)) from error
 
 
 class Backbone(nn.Module):
@@ -79,6 +87,9 @@ def _from_torchvision(name: str, input_shape: tuple, pretrained: bool) -> tuple[
         network = torchvision.models.get_model(architecture, weights=weights if pretrained else None)
     except OSError as error:  # urllib's errors are OSErrors
         raise InputError(_no_weights(name, error)) from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:  # a download cut short, or another file there
+        raise InputError(f"The weights of the backbone {name} in {torch.hub.get_dir()}/checkpoints are broken "
+                         f"({_reason(error)}): delete that file and run once with a network.") from error
     n_outputs = network.fc.in_features
     network.fc = nn.Identity()
     return network, n_outputs
@@ -97,10 +108,15 @@ def _from_timm(name: str, input_shape: tuple, pretrained: bool) -> tuple[nn.Modu
     return network, network.num_features
 
 
-def _no_weights(name: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (f"The weights of the backbone {name} cannot be had ({reason}): run once with a network, give a local file "
-            "as \"pretrained\": \"weights.safetensors\", or start untrained with \"pretrained\": false.")
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _no_weights(name: str, error: Exception, named: bool = True) -> str:
+    name_one = "" if named else "name the backbone (\"backbone\": \"resnet50\") and "
+    return (f"The weights of the backbone {name} cannot be had ({_reason(error)}): run once with a network, or "
+            f"{name_one}give a local file as \"pretrained\": \"weights.safetensors\", or start untrained with "
+            "\"pretrained\": false.")
 
 
 def _load_file(network: nn.Module, file: str) -> None:

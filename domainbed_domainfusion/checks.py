@@ -29,6 +29,13 @@ def check_command_line() -> None:
         check_hparams_text(text)
 
 
+def check_attached() -> None:
+    """Raise InputError in a DomainBed checkout that does not know our algorithms."""
+    if host.NAME != host.EMBEDDED and "DomainFusion" not in host.algorithms.ALGORITHMS:
+        raise InputError("This DomainBed checkout does not know DomainFusion yet: run `domainfusion attach .` in it "
+                         "once, or work from another folder, on the embedded host.")
+
+
 def check_hparams_text(text: str) -> dict[str, Any]:
     """Parse `--hparams`; raise InputError for broken JSON, for keys that no algorithm knows and for bad values."""
     try:

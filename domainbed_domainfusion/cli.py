@@ -1,4 +1,4 @@
-"""The command line: `domainfusion quickstart | sweep | attach | report`; every verb calls one function."""
+"""The command line: `domainfusion quickstart | sweep | estimate | attach | report | …`; every verb calls one function."""
 
 import argparse
 import sys
@@ -31,9 +31,16 @@ def _parser() -> argparse.ArgumentParser:
 
     # No character is an option's prefix here, so that every argument, --help included, reaches the host's own sweep.
     sweep = verbs.add_parser("sweep", add_help=False, prefix_chars="\0",
-                             help="the host's own sweep, with the host's own arguments (launch, delete_incomplete)")
+                             help="the host's own sweep (launch, delete_incomplete), with its own arguments or with those of "
+                                  "a sweep file: launch FILE, --dry-run FILE, --check FILE")
     sweep.add_argument("arguments", nargs="*")
     sweep.set_defaults(run=_sweep)
+
+    estimate = verbs.add_parser("estimate", add_help=False, prefix_chars="\0",
+                                help="what a sweep with these arguments would cost (jobs, images, time, memory, disk), "
+                                     "from a calibration of a minute or a few on this machine")
+    estimate.add_argument("arguments", nargs="*")
+    estimate.set_defaults(run=_estimate)
 
     attach = verbs.add_parser("attach", help="make a DomainBed checkout know our algorithms; undo it with --detach")
     attach.add_argument("path", type=Path, help="root folder of the checkout")
@@ -47,6 +54,42 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--input_dir", type=Path, required=True, help="a sweep's output folder; it is only read")
     report.add_argument("--output", type=Path, default=Path("report.html"), help="default: %(default)s")
     report.set_defaults(run=_report)
+
+    figures = verbs.add_parser("figures", help="the supplement's figures of one DomainFusion run: generated "
+                                               "versions, LD noise images, contrast reduction against masking")
+    figures.add_argument("--run", type=Path, required=True, dest="job", metavar="JOB", help="a job's folder")
+    figures.add_argument("--output", type=Path, help="default: generated/figures in the job, where report looks")
+    figures.add_argument("--draws", type=int, default=32, help="draws of (t, noise) per LD noise image; time "
+                                                               "grows with them (default: %(default)s)")
+    figures.add_argument("--ldm", help="hub id or folder in place of the run's own, where that has moved")
+    figures.add_argument("--data_dir", help="the run's data folder now, for datasets that keep their transform there")
+    figures.set_defaults(run=_figures)
+
+    predict = verbs.add_parser("predict", help="class probabilities of images, from a finished run's model.pkl of any "
+                                               "algorithm of the host")
+    predict.add_argument("model", type=Path, help="a model.pkl, or the job folder it lies in")
+    predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
+    predict.add_argument("--output", type=Path, help="a CSV file with the probability of every class")
+    predict.add_argument("--class_names", nargs="+", help="in label order; default: the run's own")
+    predict.add_argument("--data_dir", help="the run's data folder now, for its class names; default: where it was")
+    predict.add_argument("--top", type=int, default=3, help="classes shown for each image; default: %(default)s")
+    predict.set_defaults(run=_predict)
+
+    generate = verbs.add_parser("generate", help="generated images with their provenance, as an image folder: of "
+                                                 "a run, or of your own images without training")
+    what = generate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", dest="job", type=Path, help="a job folder trained with the hparam save_generated")
+    what.add_argument("--data", type=Path, help="a folder environment/class/image; run again to continue")
+    generate.add_argument("--output", type=Path, required=True, help="folder of environment/class/image.png and "
+                                                                     "provenance.csv")
+    generate.add_argument("--rounds", type=int, help="--run: the round to write (default: the last saved); --data: "
+                                                     "rounds to run, each from the results before (default: 1)")
+    generate.add_argument("--ldm", help="--data: the hparam ldm")
+    generate.add_argument("--classifier", type=Path, help="--data: a model.pkl that judges content; without one "
+                                                          "content is chosen by its likeness to the original alone")
+    generate.add_argument("--hparams", help="--data: a JSON object of DomainFusion's hparams")
+    generate.add_argument("--seed", type=int, help="--data: default 0")
+    generate.set_defaults(run=_generate)
     return parser
 
 
@@ -56,8 +99,13 @@ def _quickstart(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from .launchers import run_host_script
-    return run_host_script("sweep", arguments.arguments)
+    from .sweep_command import sweep
+    return sweep(arguments.arguments)
+
+
+def _estimate(arguments: argparse.Namespace) -> int:
+    from .estimate import estimate
+    return estimate(arguments.arguments)
 
 
 def _attach(arguments: argparse.Namespace) -> Optional[int]:
@@ -69,6 +117,36 @@ def _report(arguments: argparse.Namespace) -> None:
     from .report import write
     for path in write(arguments.input_dir, arguments.output):
         print(path)
+
+
+def _figures(arguments: argparse.Namespace) -> None:
+    from .report.figures import write_figures
+    for path in write_figures(arguments.job, arguments.output, arguments.draws, arguments.ldm, arguments.data_dir):
+        print(path)
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from .predict import predict
+    predict(arguments.model, arguments.images, arguments.output, arguments.class_names, arguments.data_dir,
+            arguments.top)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from . import register  # noqa: F401 - the host knows our algorithms
+    from .checks import check_hparams_text
+    from .errors import InputError
+    from .generate import generate_from_folder, generate_from_run
+    if arguments.rounds is not None and arguments.rounds < 1:
+        raise InputError(f"--rounds is {arguments.rounds}, but must be 1 or more.")
+    if arguments.job:
+        for name in ("ldm", "classifier", "hparams", "seed"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name} goes with --data: with --run the images are those that the run made.")
+        return generate_from_run(arguments.job, arguments.output, arguments.rounds)
+    given = check_hparams_text(arguments.hparams or "{}")
+    if arguments.ldm:
+        given["ldm"] = arguments.ldm
+    generate_from_folder(arguments.data, arguments.output, given, arguments.classifier, arguments.rounds or 1,
+                         arguments.seed or 0)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from typing import Any, Optional
 
 from torch.utils.data import Dataset
 
+from .errors import InputError
+
 
 @dataclass(frozen=True)
 class InSplit:
@@ -88,6 +90,21 @@ _current = TrainingContext()
 def current() -> TrainingContext:
     """The context of the run whose dataset was built last in this process."""
     return _current
+
+
+def prompt_names(override: Optional[list[str]], num_classes: int) -> list[str]:
+    """The names that prompts use: the hparam `class_names`, else the dataset's, else the label numbers (said once).
+
+    Raises InputError if there is not one name per class.
+    """
+    names = current().class_names if override is None else override
+    if names is None:
+        print("This dataset has no class names: prompts use the label numbers (the hparam class_names overrides).")
+        names = [str(label) for label in range(num_classes)]
+    if len(names) != num_classes:
+        raise InputError(f"The hparam class_names has {len(names)} names, but the dataset has {num_classes} classes: "
+                         "give one name per class, in label order.")
+    return names
 
 
 def dataset_built(dataset) -> None:

@@ -72,6 +72,16 @@ def _one_of(*values: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in values), "one of " + ", ".join(values)
 
 
+def _stages(value: Any) -> bool:
+    """Whether it is [[timesteps, classes], …], the first rising to 1000 at most, the second not rising."""
+    whole = _integer(1, 1000)[0]
+    if not (isinstance(value, list) and value and all(
+            isinstance(stage, list) and len(stage) == 2 and whole(stage[0]) and whole(stage[1]) for stage in value)):
+        return False
+    return all(a[0] < b[0] and a[1] >= b[1] for a, b in zip(value, value[1:]))
+
+
+STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
 FLAG = (lambda value: isinstance(value, bool)), "true or false"
 TEXT = (lambda value: isinstance(value, str) and value != ""), "a text"
 TEMPLATE = (lambda value: isinstance(value, str) and value.count("{}") == 1), "a text with one {} for the class name"
@@ -94,6 +104,18 @@ SAM = (
            "Foret et al. 2021", search=(0.01, 0.02, 0.05, 0.1)),
 )
 
+#: The frozen diffusion model, for every algorithm that uses one.
+LDM = (
+    Hparam("ldm", "CompVis/stable-diffusion-v1-4", *TEXT, "hub id, folder or .safetensors file of a Stable "
+           "Diffusion 1.x, or pocket, the embedded one", "S", pocket="pocket"),
+    Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
+    Hparam("ldm_dtype", "auto", *_one_of("auto", "float32", "float16", "bfloat16"),
+           "auto: float32 on a CPU, float16 on a GPU", "ours"),
+    Hparam("image_size", 320, *_integer(8), "pixels a side inside the diffusion model", "S", pocket=32),
+    Hparam("prompt_template", "a photo of a {}", *TEMPLATE, "prompt of a class; no domain name is in it", "ours"),
+    Hparam("class_names", None, *NAMES, "replaces the dataset's own class names in the prompts", "ours"),
+)
+
 DOMAINFUSION = (
     # learning
     Hparam("lr", 1e-4, *_number(0, open_low=True), "Adam's learning rate at step 0", "S (searched; default ours)",
@@ -104,19 +126,10 @@ DOMAINFUSION = (
     Hparam("lambda1", 1.0, *_number(0), "weight of the raw minibatch's cross-entropy", "S"),
     Hparam("lambda2", 0.5, *_number(0), "weight of the Latent Distillation loss", "S"),
     Hparam("lambda3", 0.5, *_number(0), "weight of the generated minibatch's cross-entropy", "S"),
-    # the frozen diffusion model
-    Hparam("ldm", "CompVis/stable-diffusion-v1-4", *TEXT, "hub id, folder or .safetensors file of a Stable "
-           "Diffusion 1.x, or pocket, the embedded one", "S", pocket="pocket"),
-    Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
-    Hparam("ldm_dtype", "auto", *_one_of("auto", "float32", "float16", "bfloat16"),
-           "auto: float32 on a CPU, float16 on a GPU", "ours"),
     Hparam("ldm_decoder", None, *OPTIONAL_TEXT, "folder or hub id of an AutoencoderTiny that decodes in the VAE's "
            "place", "ours"),
     Hparam("ldm_compile", False, *FLAG, "torch.compile for the U-Net and the decoder in generation: minutes at the "
            "start, for long runs on a GPU", "ours"),
-    Hparam("image_size", 320, *_integer(8), "pixels a side inside the diffusion model", "S", pocket=32),
-    Hparam("prompt_template", "a photo of a {}", *TEMPLATE, "prompt of a class; no domain name is in it", "ours"),
-    Hparam("class_names", None, *NAMES, "replaces the dataset's own class names in the prompts", "ours"),
     # generation: Algorithm 1, lines 4 to 13
     Hparam("candidates", 3, *_integer(1), "N_c, images generated for each one kept", "S", search=PAPER_CANDIDATES),
     Hparam("generation_interval", 5, *_integer(1), "Itv, epochs from one round of generation to the next", "S"),
@@ -145,6 +158,9 @@ DOMAINFUSION = (
            "2024)"),
     Hparam("generation_batch", 8, *_integer(1), "source images in one batch of generation", "ours", pocket=32),
     Hparam("gallery", 2, *_integer(0), "images per domain whose versions are kept as pictures", "ours"),
+    Hparam("save_generated", "none", *_one_of("none", "last", "all"), "rounds of the generate-dataset kept in the job "
+           "folder, 3 x image_size x image_size bytes an image; all: an interrupted run that is started again there "
+           "takes them in place of generating them", "ours", pocket="all"),
     # Latent Distillation: Algorithm 2
     Hparam("ld_gradient", "full", *_one_of("full", "sds"), "through the U-Net as listed, or without its Jacobian",
            "S / A"),
@@ -160,8 +176,28 @@ DOMAINFUSION = (
            "ours"),
 )
 
-TABLES = {"SAM": SAM, "DomainFusion": BACKBONE + DOMAINFUSION}
-ROWS = {row.name: row for row in (*BACKBONE, *SAM, *DOMAINFUSION)}
+ZERO_SHOT = (
+    Hparam("scoring_batch", 32, *_integer(1), "U-Net evaluations at once (memory only)", "ours", pocket=128),
+)
+
+DIFFUSION_CLASSIFIER = (
+    Hparam("dc_stages", [[20, 5], [100, 1]], *STAGES, "staged elimination: after so many timesteps in all, so many "
+           "classes are kept", "Li et al. 2023 (numbers ours)", pocket=[[1, 5], [3, 1]]),
+)
+
+TEXT_TO_IMAGE_CLASSIFIER = (
+    Hparam("t2i_min_scores", 20, *_integer(2), "scores of every class before the first is pruned",
+           "Clark & Jaini 2023", pocket=2),
+    Hparam("t2i_max_scores", 100, *_integer(1), "scores of a class at most", "ours (Clark & Jaini: 2000)", pocket=2),
+    Hparam("t2i_cutoff", 2e-3, *_number(0, 1), "p of the paired t-test under which a class is pruned",
+           "Clark & Jaini 2023"),
+)
+
+TABLES = {"SAM": SAM, "DomainFusion": BACKBONE + LDM + DOMAINFUSION,
+          "DiffusionClassifier": LDM + ZERO_SHOT + DIFFUSION_CLASSIFIER,
+          "TextToImageClassifier": LDM + ZERO_SHOT + TEXT_TO_IMAGE_CLASSIFIER}
+ROWS = {row.name: row for row in (*BACKBONE, *SAM, *LDM, *DOMAINFUSION, *ZERO_SHOT, *DIFFUSION_CLASSIFIER,
+                                  *TEXT_TO_IMAGE_CLASSIFIER)}
 
 
 def added_defaults(algorithm: str, dataset: str) -> dict[str, Any]:

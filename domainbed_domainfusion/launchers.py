@@ -43,8 +43,7 @@ def cores(commands: list[str]) -> None:
     """
     if not commands:
         return
-    beside = min(jobs_at_a_time(), len(commands))
-    environment = _environment(threads=max(1, _cores() // beside))
+    beside, environment = cores_conditions(len(commands))
     waiting = [_Job(command) for command in commands]
     jobs, running = list(waiting), []
     interval = 0.5 if sys.stderr.isatty() else 30
@@ -63,6 +62,12 @@ def cores(commands: list[str]) -> None:
         for job in running:
             job.stop()
     _report_failures(jobs)
+
+
+def cores_conditions(jobs: int) -> tuple[int, dict[str, str]]:
+    """How many of so many jobs `cores` runs beside each other, and the environment that each of them gets."""
+    beside = max(1, min(jobs_at_a_time(), jobs))
+    return beside, _environment(threads=max(1, _cores() // beside))
 
 
 def jobs_at_a_time() -> int:

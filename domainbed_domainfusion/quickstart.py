@@ -5,8 +5,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from . import host
-from .errors import InputError
+from .checks import check_attached
 from .launchers import run_host_script
 from .pocket.digit_styles import load_images
 
@@ -29,9 +28,7 @@ def quickstart(output_dir: Path, data_dir: Optional[Path] = None) -> int:
     """
     from .report import write
     start = time.time()
-    if host.NAME != host.EMBEDDED and "DomainFusion" not in host.algorithms.ALGORITHMS:
-        raise InputError("This DomainBed checkout does not know DomainFusion yet: run `domainfusion attach .` in it "
-                         "once, or start the quickstart from another folder.")
+    check_attached()
     sweep_dir, data_dir = output_dir / "sweep", data_dir or output_dir / "data"
     load_images(str(data_dir))  # drawn once, before the jobs that would all draw it
     arguments = sweep_arguments(sweep_dir, data_dir)

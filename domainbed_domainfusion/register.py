@@ -30,7 +30,8 @@ def register() -> None:
 def _add_algorithms() -> None:
     from .algorithms.domainfusion import DomainFusion
     from .algorithms.sam import SAM
-    for algorithm in (SAM, DomainFusion):
+    from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
+    for algorithm in (SAM, DomainFusion, DiffusionClassifier, TextToImageClassifier):
         setattr(host.algorithms, algorithm.__name__, algorithm)
         host.algorithms.ALGORITHMS.append(algorithm.__name__)
 

@@ -1,11 +1,13 @@
-"""The generate-dataset of Algorithm 1: what was generated, from what, in which round; refresh and sample.
+"""The generate-dataset of Algorithm 1: what was generated, from what, in which round; refresh, sample, save, resume.
 
 It starts as a copy of the raw in-splits, or of `budget` images of them (nothing is stored for that), and every round
 overwrites all of it, starting from what the round before made. Nothing but the training in-splits is ever read.
+With `saved` every round goes to disk as it is made, and a run that is started again takes it from there.
 """
 
 import contextlib
 import sys
+import time
 from dataclasses import dataclass
 from typing import Callable, Optional
 
@@ -16,6 +18,7 @@ from tqdm import tqdm
 from . import host, pixels
 from .context import InSplit
 from .gallery import Gallery
+from .saved_rounds import PART, Inputs, Part, SavedRounds
 from .seeding import generator_of, seed_of
 
 Key = tuple[int, int]  # (index among the in-splits, index into the environment)
@@ -34,6 +37,11 @@ class Generated:
 Generate = Callable[[torch.Tensor, torch.Tensor, list[list[int]]], Generated]
 
 
+def candidate_seeds(run_seed: int, environment: int, index: int, number: int, candidates: int) -> list[int]:
+    """One seed per candidate of image `index` of an environment in round `number`."""
+    return [seed_of(run_seed, "candidate", environment, index, number, j) for j in range(candidates)]
+
+
 class GenerateDataset:
     """The generate-dataset over the training in-splits.
 
@@ -46,10 +54,12 @@ class GenerateDataset:
         candidates: N_c.
         workers: loader processes per domain, as the host's dataset sets them.
         gallery: where some images' versions are kept as pictures, or None.
+        saved: where whole rounds are kept and taken from, or None; may be set before the first round.
     """
 
     def __init__(self, in_splits: list[InSplit], size: int, pixel_range: pixels.PixelRange, seed: int, budget: int,
-                 candidates: int, workers: int = 0, gallery: Optional[Gallery] = None):
+                 candidates: int, workers: int = 0, gallery: Optional[Gallery] = None,
+                 saved: Optional[SavedRounds] = None):
         self.in_splits = in_splits
         self.size = size
         self.pixel_range = pixel_range
@@ -58,6 +68,8 @@ class GenerateDataset:
         self.candidates = candidates
         self.workers = workers
         self.gallery = gallery
+        self.saved = saved
+        self.seconds_saved = 0.0  # that the last round's images from disk took when they were made
         self.keys = self._choose_keys()
         self.rounds = 0
         self.images: dict[Key, torch.Tensor] = {}  # the latest generated version, (3, size, size) uint8
@@ -79,11 +91,11 @@ class GenerateDataset:
         The gallery's images are the first of that order.
         """
         chosen = []
+        shares = domain_shares(self.budget, [len(in_split.keys) for in_split in self.in_splits])
         for split, in_split in enumerate(self.in_splits):
             order = torch.randperm(len(in_split.keys), generator=generator_of(
                 self.seed, "generate-dataset", in_split.environment)).tolist()
-            share = len(range(split, self.budget, len(self.in_splits))) if self.budget else len(order)
-            chosen += [(split, in_split.keys[position]) for position in order[:share]]
+            chosen += [(split, in_split.keys[position]) for position in order[:shares[split]]]
         return chosen
 
     def refresh(self, step: int, generate: Generate, batch_size: int) -> int:
@@ -91,26 +103,53 @@ class GenerateDataset:
 
         Returns how many were replaced. `batch_size` is speed only: every candidate has a seed of its own.
         """
-        number = self.rounds + 1
-        replaced = {}
+        number, parts = self.rounds + 1, self._parts(batch_size)
+        replaced, self.seconds_saved = {}, 0.0
         with tqdm(total=len(self.keys), desc=f"generation round {number}", file=sys.__stderr__, disable=None,
                   leave=False) as progress:  # the terminal's stderr: the host copies its own into err.txt
-            for start in range(0, len(self.keys), batch_size):
-                batch = self.keys[start:start + batch_size]
-                versions = [self.version(key) for key in batch]
-                images = pixels.from_store(torch.stack([image for image, _ in versions]))
-                labels = torch.tensor([label for _, label in versions])
-                made = generate(images, labels, [self._seeds(key, number) for key in batch])
-                for i, (key, image) in enumerate(zip(batch, pixels.to_store(made.images))):
-                    replaced[key] = (image, labels[i].item(), made.content[i].item(), made.style[i].item())
-                progress.update(len(batch))
+            for i, keys in enumerate(parts):
+                inputs = self._inputs(number, step, i, keys)
+                part = self.saved.read(inputs) if self.saved else None
+                if part is None:
+                    part = self._generate_part(inputs, generate, batch_size, progress)
+                else:
+                    self.seconds_saved += part.seconds
+                    progress.update(len(keys))
+                replaced.update(zip(keys, zip(part.images, part.labels.tolist(), part.content.tolist(),
+                                              part.style.tolist())))
+        if self.saved:
+            self.saved.finish(number, step, len(parts), len(replaced))
         self._keep(number, step, replaced)
         return len(replaced)
 
-    def _seeds(self, key: Key, number: int) -> list[int]:
-        split, index = key
-        environment = self.in_splits[split].environment
-        return [seed_of(self.seed, "candidate", environment, index, number, j) for j in range(self.candidates)]
+    def _parts(self, batch_size: int) -> list[list[Key]]:
+        """The keys in parts of whole batches, so that a part is made the same whether or not others are on disk."""
+        length = max(1, PART // batch_size) * batch_size
+        return [self.keys[start:start + length] for start in range(0, len(self.keys), length)]
+
+    def _inputs(self, number: int, step: int, part: int, keys: list[Key]) -> Inputs:
+        versions = [self.version(key) for key in keys]
+        return Inputs(number, step, part, [self.in_splits[split].environment for split, _ in keys],
+                      [index for _, index in keys], torch.stack([image for image, _ in versions]),
+                      torch.tensor([label for _, label in versions]))
+
+    def _generate_part(self, inputs: Inputs, generate: Generate, batch_size: int, progress: tqdm) -> Part:
+        started = time.perf_counter()
+        seeds = [candidate_seeds(self.seed, environment, index, inputs.number, self.candidates)
+                 for environment, index in zip(inputs.environments, inputs.indices)]
+        images, content, style = [], [], []
+        for start in range(0, len(seeds), batch_size):
+            batch = slice(start, start + batch_size)
+            made = generate(pixels.from_store(inputs.images[batch]), inputs.labels[batch], seeds[batch])
+            images.append(pixels.to_store(made.images))
+            content.append(made.content.cpu())
+            style.append(made.style.cpu())
+            progress.update(len(images[-1]))
+        part = Part(torch.cat(images).contiguous(), inputs.labels, torch.cat(content), torch.cat(style),
+                    time.perf_counter() - started)
+        if self.saved:
+            self.saved.write(inputs, part)
+        return part
 
     def _keep(self, number: int, step: int, replaced: dict) -> None:
         if self.gallery is not None:
@@ -142,6 +181,30 @@ class GenerateDataset:
         with _seeded(self.seed, "generated minibatch", step):
             minibatches = [next(loader) for loader in self._loaders]
         return torch.cat([x for x, _ in minibatches]), torch.cat([y for _, y in minibatches])
+
+
+def uses_generated(hparams: dict) -> bool:
+    """Whether any loss sees a generated image."""
+    return hparams["lambda3"] > 0 or (hparams["lambda2"] > 0 and hparams["ld_input"] == "generated")
+
+
+def round_begins(step: int, steps_per_epoch: float, hparams: dict) -> bool:
+    """Algorithm 1, line 4: whether epoch i (1, 2, …) begins at this step and i % Itv == 0.
+
+    Without `updating` there is one round, at step 0.
+    """
+    if not hparams["updating"]:
+        return step == 0
+    epoch = int(step / steps_per_epoch)  # from 0; it begins at the first step with this number
+    begins = step == 0 or epoch != int((step - 1) / steps_per_epoch)
+    return begins and (epoch + 1) % hparams["generation_interval"] == 0
+
+
+def domain_shares(budget: int, lengths: list[int]) -> list[int]:
+    """How many images of each domain the generate-dataset holds, of in-splits of these lengths; budget 0: all."""
+    if not budget:
+        return list(lengths)
+    return [min(length, len(range(i, budget, len(lengths)))) for i, length in enumerate(lengths)]
 
 
 class _Domain(Dataset):

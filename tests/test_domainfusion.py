@@ -12,9 +12,12 @@ from torch.utils.data import TensorDataset
 
 from domainbed_domainfusion import context, host
 from domainbed_domainfusion.diffusion import style
+from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.errors import InputError
+from domainbed_domainfusion.saved_rounds import read_part
 from domainbed_domainfusion.seeding import seed_of
 from .conftest import TinyDigits
+from .tiny_ldm import make_tiny_stable_diffusion
 
 FAST = {"denoising_steps": 3, "generation_interval": 1, "ld_images": 2, "gallery": 0}
 
@@ -122,6 +125,64 @@ def test_an_epoch_that_is_no_whole_number_of_steps(run):
     r = run(batch_size=5, lambda2=0.0, generation_budget=4)  # 16 / 5 = 3.2 steps an epoch
     rounds = [step for step, values in enumerate(r.update(17)) if values["generated_images"]]
     assert rounds == [0, 4, 7, 10, 13, 16]  # the first steps at or after 0, 3.2, 6.4, 9.6, 12.8, 16
+
+
+def weights_after(algorithm) -> list[torch.Tensor]:
+    return [weight.clone() for weight in algorithm.network.state_dict().values()]
+
+
+@pytest.mark.parametrize("save_generated", ["all", "last"])
+def test_a_run_started_again_ends_as_if_it_had_not_been_interrupted(run, as_script, tmp_path, monkeypatch, capsys,
+                                                                     save_generated):
+    """Bit for bit, and with "all" without generating what was saved: rounds at steps 0, 4 and 8."""
+    def start(name, steps):
+        as_script("train", "--output_dir", str(tmp_path / name), "--steps", "10")
+        r = run(save_generated=save_generated, lr=1e-3)
+        values = r.update(steps)
+        return [{key: v for key, v in row.items() if "seconds" not in key} for row in values], values, r.algorithm
+
+    whole, _, a = start("whole", 10)
+    start("stopped", 6)
+    made, sample = [], CandidateSampler.sample
+    monkeypatch.setattr(CandidateSampler, "sample",
+                        lambda self, x, *rest: made.append(len(x)) or sample(self, x, *rest))
+    resumed, values, b = start("stopped", 10)
+    assert whole == resumed
+    assert all(torch.equal(x, y) for x, y in zip(weights_after(a), weights_after(b)))
+    assert sum(made) == (35 if save_generated == "all" else 70)  # "last" kept round 2 of the 2 that were made
+    if save_generated == "all":  # what the images cost, whoever made them
+        _, metadata = read_part(tmp_path / "stopped/generated/rounds/round-002/part-000.safetensors")
+        assert values[4]["generation_seconds"] > float(metadata["seconds"])
+    assert capsys.readouterr().out == ""
+    held, _ = read_part(tmp_path / "stopped/generated/rounds/round-003/part-000.safetensors")
+    store = b._generate_dataset
+    assert torch.equal(held["images"], torch.stack([store.images[key] for key in store.keys]))
+
+
+def test_a_run_with_other_hparams_or_another_model_takes_nothing_that_was_saved(run, as_script, tmp_path, capsys):
+    as_script("train", "--output_dir", str(tmp_path))
+    run().update(1)
+    run(gallery=1).update(1)
+    assert capsys.readouterr().out == ""
+    run(strength=0.7).update(1)
+    assert "are another run's (strength: 0.8 there, 0.7 here)" in capsys.readouterr().out
+    other = make_tiny_stable_diffusion(tmp_path / "other", seed=1)
+    run(strength=0.7, ldm=str(other)).update(1)
+    as_script("train", "--output_dir", str(tmp_path), "--seed", "1")
+    run(strength=0.7, ldm=str(other)).update(1)
+    assert "(seed: 0 there, 1 here)" in capsys.readouterr().out
+    assert len(list((tmp_path / "generated").glob("rounds-set-aside-*"))) == 3
+
+    import diffusers
+    decoder = tmp_path / "decoder"
+    for seed in (0, 1):  # the second time another one in the same place
+        torch.manual_seed(seed)
+        diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1), latent_channels=4).save_pretrained(decoder)
+        capsys.readouterr()
+        run(strength=0.7, ldm=str(other), ldm_decoder=str(decoder)).update(1)
+    assert "(decoder_sha256: " in capsys.readouterr().out
 
 
 def test_cosine_over_the_runs_length(run):

@@ -9,7 +9,7 @@ from domainbed_domainfusion import hparams, host
 from domainbed_domainfusion.errors import InputError
 
 DATASETS = ["Debug28", "Debug224", "PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet", "DigitStyles"]
-ALGORITHMS = ["ERM", "SAM", "DomainFusion"]
+ALGORITHMS = ["ERM", "SAM", "DomainFusion", "DiffusionClassifier", "TextToImageClassifier"]
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -38,6 +38,14 @@ def test_the_paper_searches_and_values():
              "lambda1": 1.0, "lambda2": 0.5, "lambda3": 0.5, "content_weight": 0.4, "strength": 0.8,
              "guidance_scale": 7.5, "lr_schedule": "cosine", "ldm": "CompVis/stable-diffusion-v1-4"}
     assert {name: values[name] for name in paper} == paper
+
+
+def test_the_zero_shot_classifiers_share_the_diffusion_model_and_nothing_else_of_domainfusions():
+    names = {algorithm: {row.name for row in hparams.TABLES[algorithm]} for algorithm in ALGORITHMS[2:]}
+    for algorithm in ("DiffusionClassifier", "TextToImageClassifier"):
+        assert names[algorithm] & names["DomainFusion"] == {row.name for row in hparams.LDM}
+        drawn = host.hparams_registry.random_hparams(algorithm, "PACS", 7)
+        assert {name: drawn[name] for name in names[algorithm]} == hparams.added_defaults(algorithm, "PACS")
 
 
 def test_drawn_as_the_host_draws_its_own():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from domainbed_domainfusion import host
+from domainbed_domainfusion.saved_rounds import SavedRun
 
 ALGORITHMS = ["ERM", "SAM", "DomainFusion"]
 
@@ -54,6 +55,7 @@ def test_domainfusion_generated_in_the_launched_processes(sweep):
             gallery = json.loads((folder / "generated" / "gallery.json").read_text())
             rounds = [version["round"] for version in gallery["images"][0]["versions"]]
             assert rounds == [0, 1, 2]  # in-splits of 13 images: an epoch is 3.25 steps, so rounds at steps 0 and 4
+            assert sorted(SavedRun.open(folder).rounds) == [1, 2]
             sources = {"0", "1", "2"} - {str(row["args"]["test_envs"][0])}
             assert {image["domain"] for image in gallery["images"]} == sources
 

@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from domainbed_domainfusion import pixels
+from domainbed_domainfusion import pixels, synthetic
+from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.gallery import Gallery
+from domainbed_domainfusion.identity import sources_of
+from domainbed_domainfusion.saved_rounds import SavedRounds, SavedRun, read_part
 from domainbed_domainfusion.seeding import seed_of
 from domainbed_domainfusion.synthetic import GenerateDataset, Generated
 
@@ -106,3 +110,193 @@ def test_the_gallery_holds_the_versions_and_counts_the_choices(dataset, tmp_path
     mixed = index["choices"]["mixed"]
     content_zero = index["choices"]["content"][0] / 16
     assert mixed == pytest.approx(1 - content_zero)  # darken always takes style 0
+
+
+def test_the_gallery_asks_for_the_confidence_of_what_it_keeps_only(dataset, tmp_path):
+    asked = []
+
+    def confidence(x, y):  # a stand-in that depends on both
+        asked.append(len(x))
+        return (x.mean((1, 2, 3)) + 1 + y) / 8
+
+    store = dataset(budget=8, gallery=Gallery(str(tmp_path), 1, ["zero", "one", "two", "three"], confidence))
+    store.refresh(step=0, generate=darken, batch_size=4)
+    index = json.loads((tmp_path / "generated" / "gallery.json").read_text())
+    assert sum(asked) == 4  # two domains, an original and a version of each
+    for entry in index["images"]:
+        for version in entry["versions"]:
+            with Image.open(tmp_path / "generated" / version["file"]) as image:
+                mean = np.asarray(image).mean() / 127.5
+            assert version["confidence"] == pytest.approx((mean + entry["label"]) / 8, abs=1e-5)
+
+
+@pytest.fixture
+def saving(dataset, tmp_path, monkeypatch):
+    """Makes a store that saves to tmp_path, in parts of at most 16 images."""
+    monkeypatch.setattr(synthetic, "PART", 16)
+
+    def make(identity={"hparams": {"lr": 0.1}}, keep="all", classifier="as it was", **options):
+        store = dataset(**options)
+        sources = sources_of(store.in_splits, store.keys, ["zero", "one", "two", "three"], ["a photo of a zero"] * 4)
+        store.saved = SavedRounds(str(tmp_path), identity, sources, keep, lambda: classifier)
+        return store
+    return make
+
+
+def never(images, labels, seeds):
+    raise AssertionError("generated again")
+
+
+def equal(a, b) -> bool:
+    return a.images.keys() == b.images.keys() and all(torch.equal(a.images[key], b.images[key]) for key in a.images)
+
+
+def test_saved_rounds_are_taken_in_place_of_generating_them(saving, dataset, tmp_path, capsys):
+    plain, first, again = dataset(), saving(), saving()
+    for number in (1, 2):
+        plain.refresh(number, darken, 5)
+        first.refresh(number, darken, 5)
+    for number in (1, 2):
+        assert again.refresh(number, never, 5) == 35
+    assert equal(plain, first) and equal(first, again) and capsys.readouterr().out == ""
+    assert torch.equal(first.minibatch(7)[0], again.minibatch(7)[0])
+    assert again.seconds_saved == pytest.approx(sum(
+        float(read_part(path)[1]["seconds"]) for path in (tmp_path / "generated/rounds/round-002").glob("part-*")))
+    assert first.seconds_saved == 0 < again.seconds_saved
+
+
+def test_the_gallery_of_a_resumed_run_is_the_same(saving, tmp_path):
+    texts = []
+    for generate in (darken, never):
+        store = saving(gallery=Gallery(str(tmp_path), 2, ["zero", "one", "two", "three"]))
+        store.refresh(3, generate, 5)
+        texts.append((tmp_path / "generated" / "gallery.json").read_text())
+    assert texts[0] == texts[1]
+
+
+def test_a_run_stopped_inside_a_round_goes_on_there(saving, dataset):
+    calls = []
+
+    def stops(images, labels, seeds):
+        calls.append(len(images))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return darken(images, labels, seeds)
+
+    with pytest.raises(KeyboardInterrupt):
+        saving().refresh(4, stops, 5)
+    plain, again = dataset(), saving()
+    calls.clear()
+    again.refresh(4, lambda *batch: calls.append(len(batch[0])) or darken(*batch), 5)
+    plain.refresh(4, darken, 5)
+    assert calls == [5, 5, 5, 5] and equal(plain, again)  # of 35 images, the first part of 15 was whole
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+                                    lambda data: b"", lambda data: b"no safetensors"])
+def test_a_damaged_part_is_generated_again_with_one_line(saving, tmp_path, capsys, damage):
+    first = saving()
+    first.refresh(0, darken, 5)
+    path = tmp_path / "generated" / "rounds" / "round-001" / "part-001.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    again, made = saving(), []
+    again.refresh(0, lambda *batch: made.append(len(batch[0])) or darken(*batch), 5)
+    assert sum(made) == 15 and equal(first, again)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and str(path) in lines[0] and lines[0].endswith("its images are generated again.")
+    assert read_part(path)[0]["images"].shape == (15, 3, 32, 32)
+
+
+def test_what_another_run_saved_is_never_used_and_not_lost(saving, tmp_path, capsys):
+    first = saving()
+    first.refresh(0, darken, 5)
+    rounds = tmp_path / "generated" / "rounds"
+    other = saving(identity={"hparams": {"lr": 0.2}})
+    assert capsys.readouterr().out == (
+        f"The generated images in {rounds} are another run's (lr: 0.1 there, 0.2 here): they are not used, and lie in "
+        "rounds-set-aside-1 now.\n")
+    with pytest.raises(AssertionError, match="generated again"):
+        other.refresh(0, never, 5)
+    assert len(list((tmp_path / "generated" / "rounds-set-aside-1").rglob("part-*"))) == 3
+    (rounds / "run.json").write_text("{")
+    saving(identity={"hparams": {"lr": 0.2}})
+    assert "have no readable run.json" in capsys.readouterr().out
+
+
+def test_a_part_of_other_pixels_or_of_another_step_is_generated_again(saving, dataset, capsys):
+    saving().refresh(0, darken, 5)
+    with pytest.raises(AssertionError, match="generated again"):
+        saving().refresh(1, never, 5)
+    assert "at another step" in capsys.readouterr().out
+    changed = saving()
+    image, _ = changed.in_splits[0].source[changed.keys[0][1]]
+    image += 0.1  # in place: the data on disk has changed
+    with pytest.raises(AssertionError, match="generated again"):
+        changed.refresh(0, never, 5)
+    assert "made from other images" in capsys.readouterr().out
+
+
+def test_another_classifier_is_said_once(saving, capsys):
+    saving().refresh(5, darken, 5)
+    saving(classifier="a bit off").refresh(5, never, 5)
+    assert capsys.readouterr().out.count("At step 5 the classifier is not bit for bit the one") == 1
+
+
+def test_last_keeps_one_round(saving, tmp_path):
+    store = saving(keep="last")
+    for number in (1, 2, 3):
+        store.refresh(number, darken, 5)
+    assert [path.name for path in (tmp_path / "generated" / "rounds").glob("round-*")] == ["round-003"]
+    run = SavedRun.open(tmp_path)
+    assert run.rounds == {3: {"round": 3, "step": 3, "parts": 3, "images": 35}}
+    held = torch.cat([part["images"] for part in run.parts(3)])
+    assert torch.equal(held, torch.stack([store.images[key] for key in store.keys]))
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on(saving, dataset, tmp_path, capsys, monkeypatch):
+    plain, store = dataset(), saving()
+    store.refresh(1, darken, 5)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr("domainbed_domainfusion.files.os.replace", full)
+        store.refresh(2, darken, 5)
+    store.refresh(3, darken, 5)
+    for number in (1, 2, 3):
+        plain.refresh(number, darken, 5)
+    assert equal(plain, store)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and "No space left on device" in out
+    assert out.endswith("The run goes on; what it generates from here on is not saved.\n")
+    assert list(SavedRun.open(tmp_path).rounds) == [1] and not list(tmp_path.rglob(".*"))
+
+
+def test_too_small_a_disk_is_found_before_the_first_round(saving):
+    saved = saving().saved
+    saved.check_space(rounds=3, images=100, size=32)
+    with pytest.raises(InputError, match=r"\(24 rounds of 6000000\) takes 44246.0 GB more, but .* or \"none\"."):
+        saved.check_space(rounds=24, images=6_000_000, size=320)
+
+
+def test_images_in_another_memory_format_are_saved(saving):
+    def channels_last(*batch):
+        made = darken(*batch)
+        return Generated(made.images.contiguous(memory_format=torch.channels_last), made.content, made.style)
+    first, again = saving(budget=5), saving(budget=5)
+    first.refresh(0, channels_last, 8)
+    again.refresh(0, never, 8)
+    assert equal(first, again)
+
+
+def test_a_folder_without_saved_rounds_is_refused(saving, tmp_path):
+    with pytest.raises(InputError, match="holds no saved generated images"):
+        SavedRun.open(tmp_path)
+    store = saving()
+    with pytest.raises(InputError, match="holds no whole round yet"):
+        SavedRun.open(tmp_path)
+    store.refresh(0, darken, 5)
+    (tmp_path / "generated" / "rounds" / "round-001" / "part-002.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="part-002.safetensors is missing, damaged or only partly there: delete it"):
+        list(SavedRun.open(tmp_path).parts(1))

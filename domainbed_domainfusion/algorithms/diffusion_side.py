@@ -12,6 +12,21 @@ from ..diffusion.prompts import Prompts
 from ..hparams import ldm_source
 
 
+def load_prompted(hparams: dict[str, Any], class_names: list[str],
+                  device: torch.device) -> tuple[LatentDiffusion, Prompts]:
+    """φ (one load per process) on the classifier's device and one prompt per class; InputError if it cannot be used."""
+    dtype = hparams["ldm_dtype"]
+    if dtype == "auto":
+        dtype = "float16" if device.type == "cuda" else "float32"
+    ldm = LatentDiffusion.load(ldm_source(hparams["ldm"]), device=device, dtype=dtype,
+                               revision=hparams["ldm_revision"],
+                               decoder=hparams.get("ldm_decoder"))  # zero-shot classifiers decode nothing
+    ldm.check_image_size(hparams["image_size"])
+    prompts = Prompts(ldm, class_names, hparams["prompt_template"])
+    ldm.drop_text_encoder()
+    return ldm, prompts
+
+
 @dataclass
 class DiffusionSide:
     """φ and what is asked of it. Not a module: a classifier that holds it does not save, count or move it."""
@@ -23,16 +38,9 @@ class DiffusionSide:
     @classmethod
     def load(cls, hparams: dict[str, Any], class_names: list[str], device: torch.device) -> "DiffusionSide":
         """Load φ (once per process) on the classifier's device; raises InputError if it cannot be used."""
-        dtype = hparams["ldm_dtype"]
-        if dtype == "auto":
-            dtype = "float16" if device.type == "cuda" else "float32"
-        ldm = LatentDiffusion.load(ldm_source(hparams["ldm"]), device=device, dtype=dtype,
-                                   revision=hparams["ldm_revision"], decoder=hparams["ldm_decoder"])
+        ldm, prompts = load_prompted(hparams, class_names, device)
         if hparams["ldm_compile"]:
             ldm.compile()
-        ldm.check_image_size(hparams["image_size"])
-        prompts = Prompts(ldm, class_names, hparams["prompt_template"])
-        ldm.drop_text_encoder()
         candidates = CandidateSampler(ldm, prompts, steps=hparams["denoising_steps"], strength=hparams["strength"],
                                       guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"],
                                       timestep_spacing=hparams["timestep_spacing"],

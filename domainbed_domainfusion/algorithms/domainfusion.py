@@ -15,11 +15,12 @@ from .. import context, hparams as table, host
 from ..diffusion import style
 from ..diffusion.distillation import surrogate
 from ..diffusion.layout import check_source
-from ..errors import InputError
 from ..gallery import Gallery
+from ..identity import run_identity, sources_of
 from ..pixels import PixelRange
+from ..saved_rounds import SavedRounds, weights_digest
 from ..seeding import generator_of, seed_of
-from ..synthetic import GenerateDataset, Generated
+from ..synthetic import GenerateDataset, Generated, round_begins, uses_generated
 
 
 class DomainFusion(host.algorithms.ERM):
@@ -35,12 +36,12 @@ class DomainFusion(host.algorithms.ERM):
         table.check_values(hparams)
         super().__init__(input_shape, num_classes, num_domains, hparams)
         self.pixel_range = PixelRange.of(input_shape, context.current().dataset)
-        self.class_names = _class_names(hparams["class_names"], num_classes)
+        self.class_names = context.prompt_names(hparams["class_names"], num_classes)
         self.total_steps = context.current().total_steps
         self.step = 0
         self._diffusion: Optional["DiffusionSide"] = None  # noqa: F821 - imported with the model, at the first step
         self._generate_dataset: Optional[GenerateDataset] = None
-        self.uses_generated = hparams["lambda3"] > 0 or (hparams["lambda2"] > 0 and hparams["ld_input"] == "generated")
+        self.uses_generated = uses_generated(hparams)
         if self.uses_generated or hparams["lambda2"] > 0:
             check_source(table.ldm_source(hparams["ldm"]), hparams["ldm_revision"], hparams["ldm_decoder"],
                          hparams["scheduler"])
@@ -53,7 +54,7 @@ class DomainFusion(host.algorithms.ERM):
         x, y = (torch.cat(parts) for parts in zip(*minibatches))
 
         with Stopwatch(x.device) as generation:
-            n_generated = self._refresh_if_due(x.device)                            # lines 4 to 13
+            n_generated, seconds_saved = self._refresh_if_due(x.device)             # lines 4 to 13
         x_gen, y_gen = self._generated_minibatch(x, y)
         logits, logits_gen = self._classify(x, x_gen)
 
@@ -73,8 +74,8 @@ class DomainFusion(host.algorithms.ERM):
         self.optimizer.step()                                                       # line 17
         self.step += 1
         return {"loss": loss.item(), "raw_loss": raw_loss.item(), "generated_loss": generated_loss.item(),
-                **ld_values, "generated_images": float(n_generated), "generation_seconds": generation.seconds,
-                "ld_seconds": distillation.seconds}
+                **ld_values, "generated_images": float(n_generated),
+                "generation_seconds": generation.seconds + seconds_saved, "ld_seconds": distillation.seconds}
 
     @torch.no_grad()
     def generate(self, x: torch.Tensor, y: torch.Tensor, seeds: list[list[int]]) -> Generated:
@@ -98,6 +99,16 @@ class DomainFusion(host.algorithms.ERM):
         x_gen = ldm.decode(x_gen) if latent else x_gen.clamp(-1, 1)
         return Generated(x_gen, c.cpu(), s.cpu())
 
+    @torch.no_grad()
+    def confidence(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """p of images as φ sees them, the softmax probability of the true class. Call it in eval mode.
+
+        x: (B, 3, S, S) in [-1, 1], y: (B,); returns (B,) in [0, 1], on the CPU.
+        """
+        device = next(self.parameters()).device
+        probabilities = self.predict(self.pixel_range.to_classifier(x.to(device))).softmax(-1)
+        return probabilities.gather(1, y.to(device)[:, None])[:, 0].cpu()
+
     def learning_rate(self, step: int) -> float:
         """Half a cosine over the run's real length, from `lr` to zero; or `lr` (S, 4.3)."""
         if self.hparams["lr_schedule"] == "constant":
@@ -115,31 +126,31 @@ class DomainFusion(host.algorithms.ERM):
             features0, features = content0, content
         return F.cosine_similarity(features0.reshape(B, 1, -1), features.reshape(B, N, -1), dim=-1), confidence
 
-    def _refresh_if_due(self, device: torch.device) -> int:
-        """Line 4: run a round of generation at the start of every Itv-th epoch; returns how many images it replaced."""
+    def _refresh_if_due(self, device: torch.device) -> tuple[int, float]:
+        """Line 4: run a round of generation at the start of every Itv-th epoch.
+
+        Returns how many images it replaced, and the seconds that those taken from disk took when they were made.
+        """
         if self._diffusion is None and (self.uses_generated or self.hparams["lambda2"] > 0):
             from .diffusion_side import DiffusionSide  # here, because diffusers takes seconds to import
             self._diffusion = DiffusionSide.load(self.hparams, self.class_names, device)
             self._generate_dataset = self._new_generate_dataset()
         if not self.uses_generated or not self._generates_at(self.step):
-            return 0
+            return 0, 0.0
         self.eval()
         n_generated = self._generate_dataset.refresh(self.step, self.generate, self.hparams["generation_batch"])
         self.train()
-        return n_generated
+        return n_generated, self._generate_dataset.seconds_saved
 
     def _generates_at(self, step: int) -> bool:
-        """Whether epoch i (1, 2, …) begins at this step and i % Itv == 0; without updating, the first epoch only."""
+        """`round_begins`; False where there is no run, which is said once."""
         steps_per_epoch = context.current().steps_per_epoch
         if steps_per_epoch is None:
             if step == 0:
                 warnings.warn("DomainFusion generates nothing here: outside the host's train script it knows neither "
                               "the training in-splits nor the length of an epoch.")
             return False
-        epoch = int(step / steps_per_epoch)  # from 0; it begins at the first step with this number
-        if step > 0 and epoch == int((step - 1) / steps_per_epoch):
-            return False
-        return (epoch + 1) % self.hparams["generation_interval"] == 0 if self.hparams["updating"] else step == 0
+        return round_begins(step, steps_per_epoch, self.hparams)
 
     def _generated_minibatch(self, x, y) -> tuple[torch.Tensor, torch.Tensor]:
         """A minibatch of the generate-dataset; until its first round it is a copy of the raw one (line 1)."""
@@ -170,12 +181,25 @@ class DomainFusion(host.algorithms.ERM):
 
     def _new_generate_dataset(self) -> GenerateDataset:
         run = context.current()
-        gallery = Gallery(run.output_dir, self.hparams["gallery"], self.class_names) if run.output_dir else None
-        return GenerateDataset(
+        gallery = run.output_dir and Gallery(run.output_dir, self.hparams["gallery"], self.class_names,
+                                             self.confidence)
+        dataset = GenerateDataset(
             run.in_splits, self.hparams["image_size"], self.pixel_range, seed=run.seed,
             budget=self.hparams["generation_budget"], gallery=gallery,
             candidates=self.hparams["candidates"] if self.hparams["sampling_strategy"] else 1,
             workers=getattr(run.dataset, "N_WORKERS", 0))
+        if self.uses_generated and run.output_dir and run.in_splits and self.hparams["save_generated"] != "none":
+            dataset.saved = self._saved_rounds(run, dataset)
+        return dataset
+
+    def _saved_rounds(self, run: context.TrainingContext, dataset: GenerateDataset) -> SavedRounds:
+        device = next(self.parameters()).device
+        sources = sources_of(run.in_splits, dataset.keys, self.class_names, self._diffusion.candidates.prompts.texts)
+        saved = SavedRounds(run.output_dir, run_identity(self.hparams, device), sources, self.hparams["save_generated"],
+                            lambda: weights_digest(self.network))
+        rounds = sum(self._generates_at(step) for step in range(self.total_steps))
+        saved.check_space(rounds, len(dataset.keys), dataset.size)
+        return saved
 
     def __getstate__(self) -> dict:
         """Copies and pickles hold the classifier; φ and the generated images stay with the run that made them."""
@@ -204,15 +228,3 @@ class Stopwatch:
 
 def _ld_values(confidence: torch.Tensor, value: torch.Tensor, a: torch.Tensor) -> dict[str, float]:
     return {"ld_loss": value.mean().item(), "ld_coefficient": a.mean().item(), "confidence": confidence.mean().item()}
-
-
-def _class_names(override: Optional[list[str]], num_classes: int) -> list[str]:
-    """The names that prompts use: the hparam `class_names`, else the dataset's, else the label numbers (said once)."""
-    names = context.current().class_names if override is None else override
-    if names is None:
-        print("This dataset has no class names: prompts use the label numbers (the hparam class_names overrides).")
-        names = [str(label) for label in range(num_classes)]
-    if len(names) != num_classes:
-        raise InputError(f"The hparam class_names has {len(names)} names, but the dataset has {num_classes} classes: "
-                         "give one name per class, in label order.")
-    return names

@@ -155,15 +155,24 @@ class LatentDistillation:
         noised = alphas.sqrt() * latents + (1 - alphas).sqrt() * noise
         return self.ldm.predict_noise(noised, t, embeddings).to(self._precision) - noise
 
-    @torch.no_grad()
     def noise_residual(self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]) -> Tensor:
-        """The LD noise images (B, C, h, w) of the supplement's Figs. 3 and 4: ε_φ − ε, the mean over the draws."""
+        """ε_φ − ε, the mean over the draws, (B, C, h, w); arguments as for `loss`."""
+        return self.noise_residuals(images, labels, confidence, seeds)[0].mean(0)
+
+    @torch.no_grad()
+    def noise_residuals(self, images: Tensor, labels: Tensor, confidence: Tensor,
+                        seeds: list[int]) -> tuple[Tensor, Tensor]:
+        """What the LD noise images of the supplement's Figs. 2 to 4 are made of, and LD: no gradient, one encoding.
+
+        Returns (ε_φ − ε of every draw (T, B, C, h, w), LD_i (B,)).
+        """
         p = confidence.to(self.ldm.device, self._precision)
         latents = self._encoded(self._corrupted(images.to(self.ldm.device, self._precision), p, seeds))
         t, noise = self._draw(latents, seeds)
         embeddings = self.prompts.matched(labels)
-        residuals = [self._residual(latents, t[draw], noise[draw], embeddings) for draw in range(self.draws)]
-        return torch.stack(residuals).mean(0)
+        residuals = torch.stack([self._residual(latents, t[draw], noise[draw], embeddings)
+                                 for draw in range(self.draws)])
+        return residuals, (self._weights[t] * residuals.square().flatten(2).mean(2)).mean(0)
 
 
 def _mean(x: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, 
     if path.is_file():
         return (_from_checkpoint(UNet2DConditionModel, path, "unet", dtype),
                 _from_checkpoint(AutoencoderKL, path, "vae", dtype))
-    options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype}
+    # low_cpu_mem_usage needs the package accelerate; left to its default it says so at every load.
+    options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype, "low_cpu_mem_usage": False}
     return (frozen(UNet2DConditionModel.from_pretrained(path, subfolder="unet", **options)),
             frozen(AutoencoderKL.from_pretrained(path, subfolder="vae", **options)))
 
@@ -36,7 +37,8 @@ def text_encoder(path: Path, dtype: torch.dtype) -> CLIPTextModel:
 
 def tiny_decoder(folder: Path, dtype: torch.dtype) -> AutoencoderTiny:
     """A distilled autoencoder, of which only the decoder is used: the latents that its encoder gives are too dark."""
-    tiny = AutoencoderTiny.from_pretrained(folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype)
+    tiny = AutoencoderTiny.from_pretrained(folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype,
+                                           low_cpu_mem_usage=False)
     del tiny.encoder
     return frozen(tiny)
 

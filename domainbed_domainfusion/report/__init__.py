@@ -18,12 +18,7 @@ def write(input_dir: Path, output: Path) -> list[Path]:
     if output.is_dir() or output.suffix in (".md", ".tex"):
         raise InputError(f"--output {output} is not the name of a page: give one that ends in .html.")
     sweep = read_sweep(input_dir)
-    try:
-        host.module("algorithms")
-    except ModuleNotFoundError as error:
-        raise InputError(f"The host {host.NAME} needs {error.name}: pip install 'domainbed-domainfusion[domainbed]'."
-                         ) from error
-    from .. import register  # noqa: F401 - a host that is not attached still learns our names here
+    make_host_ready()
     from .content import content_of
     from .page import html
     from .tables import latex, markdown
@@ -32,3 +27,13 @@ def write(input_dir: Path, output: Path) -> list[Path]:
     for path, text in zip(paths, (html(content), markdown(content), latex(content))):
         write_atomically(path, text)
     return paths
+
+
+def make_host_ready() -> None:
+    """Import the host, and let one that is not attached learn our names; InputError if its imports are missing."""
+    try:
+        host.module("algorithms")
+    except ModuleNotFoundError as error:
+        raise InputError(f"The host {host.NAME} needs {error.name}: pip install 'domainbed-domainfusion[domainbed]'."
+                         ) from error
+    from .. import register  # noqa: F401

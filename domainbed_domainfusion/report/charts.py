@@ -10,8 +10,8 @@ from typing import Optional
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 330, 200
-LEFT, RIGHT, TOP, BOTTOM = 34, 116, 8, 36
+WIDTH, HEIGHT = 380, 200
+LEFT, RIGHT, TOP, BOTTOM = 34, 166, 8, 36  # the right margin holds "TextToImageClassifier"
 LABEL_GAP = 14
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 2 2 2 2", "1 4", "12 3")
 

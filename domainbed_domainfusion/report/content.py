@@ -181,7 +181,7 @@ def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
     jobs = [job for job in sweep.jobs if job.rows and job.args["dataset"] == dataset]
     steps: dict[int, int] = {}
     for job in jobs:
-        if job.done:
+        if job.done and _learns(job):
             steps[job.last_step + 1] = steps.get(job.last_step + 1, 0) + 1
     notes = []
     if len(steps) > 1:
@@ -191,3 +191,8 @@ def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
         notes.append("Every run has two test environments: training-domain validation and the oracle need runs with "
                      "one.")
     return notes
+
+
+def _learns(job: Job) -> bool:
+    """Whether its algorithm reports a loss; a zero-shot classifier has none, and its number of steps says nothing."""
+    return any("loss" in name for name in job.rows[-1])

@@ -9,6 +9,8 @@ from typing import Optional
 
 from PIL import Image, UnidentifiedImageError
 
+from .figures_written import FOLDER, Figures, read_figures
+
 SIDE = 96
 ROUNDS_SHOWN = 6
 IMAGES_SHOWN = 6
@@ -49,11 +51,12 @@ class Choices:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What one run generated: `rounds` are (round, step) of the columns."""
+    """What one run generated: `rounds` are (round, step) of the columns; `figures` None until they have been drawn."""
 
     rounds: tuple[tuple[int, int], ...]
     lines: tuple[Line, ...]
     choices: Optional[Choices]
+    figures: Optional[Figures]
 
 
 def read_gallery(job_folder: Path) -> Optional[Gallery]:
@@ -61,17 +64,17 @@ def read_gallery(job_folder: Path) -> Optional[Gallery]:
     path = job_folder / "generated" / "gallery.json"
     try:
         content = json.loads(path.read_text())
-        shown = _spread(content["images"], IMAGES_SHOWN)
+        shown = spread(content["images"], IMAGES_SHOWN)
         rounds = sorted({(version["round"], version["step"]) for image in shown for version in image["versions"]})
-        rounds = tuple(_spread(rounds, ROUNDS_SHOWN))
+        rounds = tuple(spread(rounds, ROUNDS_SHOWN))
         lines = tuple(_line(image, rounds, path.parent) for image in shown)
-        return Gallery(rounds, lines, _choices(content.get("choices")))
+        return Gallery(rounds, lines, _choices(content.get("choices")), read_figures(path.parent / FOLDER))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _spread(items: list, count: int) -> list:
-    """At most `count` items, the first and the last among them, evenly spaced."""
+def spread(items: list, count: int) -> list:
+    """At most `count` items (2 or more), the first and the last among them, evenly spaced."""
     if len(items) <= count:
         return list(items)
     return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]

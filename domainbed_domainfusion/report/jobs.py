@@ -80,7 +80,7 @@ def read_sweep(path: Path) -> SweepFolder:
         raise InputError(f"No sweep folder at {path}: give --input_dir the --output_dir of a sweep.")
     # The host reads in os.listdir's order, and ties between checkpoints are broken by it.
     folders = [path / name for name in os.listdir(path)]
-    jobs = [_read_job(folder) for folder in folders if _is_job(folder)]
+    jobs = [read_job(folder) for folder in folders if _is_job(folder)]
     if not jobs:
         raise InputError(f"No job in {path}: a sweep's --output_dir holds one folder per job, each with out.txt and "
                          "results.jsonl.")
@@ -93,7 +93,8 @@ def _is_job(folder: Path) -> bool:
     return known or (folder.is_dir() and len(folder.name) == 32 and set(folder.name) <= set("0123456789abcdef"))
 
 
-def _read_job(folder: Path) -> Job:
+def read_job(folder: Path) -> Job:
+    """Read one job folder; damaged lines are left out and told, and without result rows `args` is what it printed."""
     job = Job(folder, done=(folder / "done").exists())
     results = folder / "results.jsonl"
     if results.is_file():

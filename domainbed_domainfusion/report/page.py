@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from .. import __version__
 from .content import Content, DatasetPart
+from .figures_written import read_figures
 from .gallery import Choices
 from .published import COSTS
 from .results import Cell, Row, Table
@@ -28,19 +29,29 @@ SECTIONS = (("results", "Results", "tables"), ("shift", "Validation beside targe
 
 def html(content: Content) -> str:
     """One self-contained page: no script, no font, no image and no style from anywhere else."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(one=one, signed=signed, duration=duration, value=value, sentence=_sentence,
-                               choices=_choices)
-    environment.globals["shapes"] = SHAPES
-    return environment.get_template("page.html").render(
-        css=Markup((TEMPLATES / "page.css").read_text()), title=_title(content),
-        headline=_headline(content), status=_status(content), problems=_problems(content), folder=content.sweep.path,
+    return _environment().get_template("page.html").render(
+        title=_title(content), headline=_headline(content),
+        status=_status(content), problems=_problems(content), folder=content.sweep.path,
         version=__version__, host=content.host,
         datasets=content.datasets, sections=_sections, averages=_averages(content), gaps=content.gaps,
         unfinished=content.sweep.unfinished, damage=content.sweep.damage, published_costs=COSTS,
         best=_best, caption=_caption, why_empty=_why_empty,
         is_unfinished=lambda cell: _is_unfinished(content, cell)) + "\n"
+
+
+def figures_html(run: str, folder: Path) -> str:
+    """The page of the figures written in a folder, self-contained likewise; `run` names the run in words."""
+    return _environment().get_template("figures_page.html").render(
+        run=run, figures=read_figures(folder), version=__version__) + "\n"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(one=one, signed=signed, duration=duration, value=value, sentence=_sentence,
+                               choices=_choices)
+    environment.globals.update(shapes=SHAPES, css=Markup((TEMPLATES / "page.css").read_text()))
+    return environment
 
 
 def one(number: Optional[float]) -> str:

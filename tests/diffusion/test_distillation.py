@@ -175,6 +175,15 @@ def test_noise_residual_is_the_one_the_loss_squares(ldm, prompts, images, labels
     assert torch.allclose(residual.square().mean((1, 2, 3)), value, rtol=1e-5)
 
 
+def test_the_residuals_of_all_draws_give_the_loss_under_every_weighting(ldm, prompts, images, labels):
+    for weighting in ("uniform", "one_minus_alpha_bar", "snr"):
+        ours = LatentDistillation(ldm, prompts, draws=3, weighting=weighting)
+        residuals, value = ours.noise_residuals(images, labels, CONFIDENCE, SEEDS)
+        assert residuals.shape == (3, 3, 4, 8, 8)
+        assert torch.allclose(value, ours.coefficients(images, labels, CONFIDENCE, SEEDS)[0], rtol=1e-5)
+        assert torch.equal(residuals.mean(0), ours.noise_residual(images, labels, CONFIDENCE, SEEDS))
+
+
 def test_unknown_choices_are_named(ldm, prompts):
     with pytest.raises(ValueError, match="weighting 'cosine' is not one of uniform, one_minus_alpha_bar, snr"):
         LatentDistillation(ldm, prompts, weighting="cosine")

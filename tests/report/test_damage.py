@@ -90,6 +90,16 @@ def test_mixed_step_counts_are_told(tmp_path):
                           "equal terms.",)
 
 
+def test_the_single_step_of_a_method_that_learns_nothing_is_no_mixed_step_count(tmp_path):
+    for env in range(4):
+        write_job(tmp_path, "PACS", "ERM", [env], steps=301)
+        job = write_job(tmp_path, "PACS", "SAM", [env], steps=2)
+        row = json.loads((job / "results.jsonl").read_text().splitlines()[0])
+        del row["loss"]
+        (job / "results.jsonl").write_text(json.dumps(row) + "\n")
+    assert content_of(read_sweep(tmp_path)).datasets[0].notes == ()
+
+
 def test_unknown_algorithms_and_datasets_are_shown_after_the_known_ones(tmp_path):
     write_sweep(tmp_path, algorithms=("ERM",))
     for env in range(4):

@@ -1,6 +1,7 @@
 """DomainBed's own commands in an attached checkout: a launched sweep, its tables, its bookkeeping."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -76,3 +77,16 @@ def test_either_host_collects_the_folder_alike(attached, sweep):
         theirs = attached.script("collect_results", "--input_dir", folder / "runs", *options).stdout
         ours = attached.minibed("collect_results", "--input_dir", folder / "runs", *options).stdout
         assert theirs == ours and theirs.count("\n") > 20
+
+
+def test_a_dry_run_of_a_sweep_file_lists_what_domainbed_would_launch(attached, tmp_path):
+    """The printed command, run by DomainBed itself with its dummy launcher, prints the same jobs."""
+    file = tmp_path / "small.txt"
+    file.write_text("# Jobs: 12\n[small]\n--algorithms ERM SAM DomainFusion\n--datasets PACS\n--single_test_envs\n"
+                    "--n_trials 1\n--n_hparams 1\n--hparams '{\"backbone\": \"resnet50\", \"freeze_bn\": true}'\n")
+    printed = attached.python("domainbed_domainfusion.cli", "sweep", "--dry-run", file, "--output_dir",
+                              tmp_path / "runs").stdout.splitlines()
+    python, flag, module, *arguments = shlex.split(printed[1])
+    assert module == "domainbed.scripts.sweep"
+    theirs = attached.python(module, *arguments, "--command_launcher", "dummy", "--skip_confirmation").stdout
+    assert theirs.splitlines()[:13] == printed[3:16] and printed[15].startswith("12 jobs: 0 done, 0 incomplete")

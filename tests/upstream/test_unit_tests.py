@@ -8,7 +8,7 @@ from domainbed_domainfusion import attach
 
 from .attached import Attached
 
-OURS = ("ERM", "SAM", "DomainFusion")
+OURS = ("ERM", "SAM", "DomainFusion", "DiffusionClassifier", "TextToImageClassifier")
 # Beside test_models.py. Those that need downloaded data (test_datasets.py, two of scripts) skip without DATA_DIR.
 TESTS = ("test_hparams_registry.py", "test_networks.py", "test_model_selection.py", "lib", "scripts",
          "test_datasets.py")

@@ -1,0 +1,109 @@
+"""The two diffusion classifiers of the supplement's Table 5: zero-shot, so nothing is trained and nothing is chosen.
+
+Both ask the frozen diffusion model φ which class's prompt explains an image best; `diffusion/zero_shot.py` has the
+mathematics. In a sweep they are rows like any other: one step, whose evaluation is their result.
+"""
+
+import hashlib
+import sys
+from typing import Optional
+
+import torch
+from tqdm import tqdm
+
+from .. import context, hparams as table, host
+from ..diffusion.layout import check_source
+from ..pixels import PixelRange
+from ..seeding import seed_of
+
+#: Images whose scores a process remembers (DomainNet has 586,575); the host evaluates at every checkpoint.
+REMEMBERED_IMAGES = 2**20
+
+
+class ZeroShotClassifier(host.algorithms.Algorithm):
+    """No parameters and no optimizer; φ is loaded at the first prediction, shared by the process, and outside
+    state_dict, parameters, deepcopy and pickle.
+
+    The noise that an image is scored with is seeded by the run's seed and the image's own pixels, so a score depends
+    neither on the batch around it nor on what was evaluated before, and nothing of a test environment is learned.
+
+    Raises InputError for hparams out of range and for a diffusion model that cannot be used.
+    """
+
+    def __init__(self, input_shape, num_classes, num_domains, hparams):
+        table.check_values(hparams)
+        super().__init__(input_shape, num_classes, num_domains, hparams)
+        self.num_classes = num_classes
+        self.pixel_range = PixelRange.of(input_shape, context.current().dataset)
+        self.class_names = context.prompt_names(hparams["class_names"], num_classes)
+        check_source(table.ldm_source(hparams["ldm"]), hparams["ldm_revision"])
+        self._prompted: Optional[tuple] = None  # φ and its prompts
+        self._remembered: dict[str, torch.Tensor] = {}
+        self._progress: Optional[tqdm] = None
+
+    def update(self, minibatches, unlabeled=None) -> dict[str, float]:
+        """Does nothing: there is nothing to train, and no loss to report."""
+        return {}
+
+    @torch.no_grad()
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores (B, num_classes), higher is better, of x (B, C, H, W) as the host's transform leaves it."""
+        keys = [_digest(image) for image in x.cpu()]
+        scores = {key: self._remembered[key] for key in keys if key in self._remembered}
+        unseen = {key: i for i, key in enumerate(keys) if key not in scores}
+        if unseen:
+            found = self._score_images(x[list(unseen.values())], list(unseen))
+            scores.update(zip(unseen, found.float()))
+            room = max(0, REMEMBERED_IMAGES - len(self._remembered))
+            self._remembered.update((key, scores[key]) for key in list(unseen)[:room])
+        self._show_progress(len(x))
+        return torch.stack([scores[key] for key in keys]).to(x.device)
+
+    def _score_images(self, x: torch.Tensor, keys: list[str]) -> torch.Tensor:
+        """(B, num_classes) float64 on the CPU."""
+        from ..diffusion.zero_shot import NoiseErrors  # here, because diffusers takes seconds to import
+        from .diffusion_side import load_prompted
+        if self._prompted is None:
+            self._prompted = load_prompted(self.hparams, self.class_names, x.device)
+        images = self.pixel_range.to_diffusion(x, self.hparams["image_size"])
+        errors = NoiseErrors(*self._prompted, images, self.hparams["scoring_batch"])
+        seed = context.current().seed
+        return self._scores(errors, [seed_of(seed, type(self).__name__, key) for key in keys])
+
+    def _scores(self, errors: "NoiseErrors", seeds: list[int]) -> torch.Tensor:  # noqa: F821 - imported when it runs
+        raise NotImplementedError
+
+    def _show_progress(self, images: int) -> None:
+        """One bar an evaluation, on the terminal's stderr: the host copies its own into err.txt."""
+        total = sum(context.current().evaluation_lengths)
+        if self._progress is None or self._progress.n >= total:
+            self._progress = tqdm(total=total or None, desc="zero-shot evaluation", unit="image", leave=False,
+                                  file=sys.__stderr__, disable=None)
+        self._progress.update(images)
+
+    def __getstate__(self) -> dict:
+        """Copies and pickles hold the settings alone."""
+        return {**self.__dict__, "_prompted": None, "_remembered": {}, "_progress": None}
+
+
+class DiffusionClassifier(ZeroShotClassifier):
+    """Li et al., ICCV 2023: the least mean error at evenly spaced timesteps, with staged elimination of classes."""
+
+    def _scores(self, errors, seeds):
+        from ..diffusion.zero_shot import staged_elimination
+        return staged_elimination(errors, errors.latents.shape[1:], seeds, self.num_classes,
+                                  self.hparams["dc_stages"], errors.ldm.num_train_timesteps)
+
+
+class TextToImageClassifier(ZeroShotClassifier):
+    """Clark & Jaini, NeurIPS 2023: the least weighted x0-error, classes pruned by a paired t-test."""
+
+    def _scores(self, errors, seeds):
+        from ..diffusion.zero_shot import PairedTestPruning, x0_weights
+        pruning = PairedTestPruning(self.hparams["t2i_min_scores"], self.hparams["t2i_max_scores"],
+                                    self.hparams["t2i_cutoff"], x0_weights(errors.ldm.alphas_cumprod))
+        return pruning(errors, errors.latents.shape[1:], seeds, self.num_classes, errors.micro_batch)
+
+
+def _digest(image: torch.Tensor) -> str:
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()

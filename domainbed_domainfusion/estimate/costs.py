@@ -1,0 +1,67 @@
+"""What the jobs cost, from their counts and the measured rates: seconds, wall clock, memory, disk."""
+
+from dataclasses import dataclass, fields
+from typing import Sequence
+
+import numpy as np
+
+from .calibration import Measured
+from .counting import Job
+
+LINE_BYTES = 3000  # of results.jsonl, mostly args and hparams
+SHUFFLES = 200  # of the order of jobs, which the host's sweep leaves to chance
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time of one job, or of several, goes."""
+
+    starting: float  # imports, data, diffusion model, and the end of the process
+    training: float  # steps, generation and LD left out
+    generation: float
+    distillation: float
+    evaluation: float
+    saving: float
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    @classmethod
+    def sum(cls, parts: Sequence["Seconds"]) -> "Seconds":
+        return cls(**{field.name: sum(getattr(part, field.name) for part in parts) for field in fields(cls)})
+
+
+def seconds(job: Job, measured: Measured) -> Seconds:
+    """The time of one job."""
+    def rate(name, along=None):
+        return measured.rate(name, job, along)
+    return Seconds(
+        starting=rate("startup") + rate("warm_up") + rate("load") + rate("ended"),
+        training=(job.raw_steps * rate("raw_step", "batch_size")
+                  + (job.steps - job.raw_steps) * rate("step", "batch_size")),
+        generation=job.rounds * rate("round") + job.kept * rate("kept", "candidates"),
+        distillation=job.ld_gradients * rate("ld_gradient"),
+        evaluation=job.evaluated * rate("evaluated"),
+        saving=rate("saving"))
+
+
+def wall_clock(totals: Sequence[float], beside: int) -> float:
+    """Seconds from the first job's start to the last one's end: each starts when a place is free, in chance order."""
+    order, ends = np.random.RandomState(0), []
+    for _ in range(SHUFFLES if beside > 1 else 1):
+        places = np.zeros(beside)
+        for i in order.permutation(len(totals)):
+            places[places.argmin()] += totals[i]
+        ends.append(places.max())
+    return float(np.mean(ends))
+
+
+def disk_bytes(job: Job, measured: Measured) -> int:
+    """model.pkl, results.jsonl, saved rounds, and at most this for the gallery (a PNG of noise is as large as raw)."""
+    total = measured.most("model_bytes") + job.checkpoints * LINE_BYTES
+    if job.rounds:
+        saved = {"none": 0, "last": min(job.rounds, 2), "all": job.rounds}[job.hparams["save_generated"]]
+        pictures = job.hparams["gallery"] * job.domains * (job.rounds + 1)
+        total += (saved * job.kept // job.rounds + pictures) * 3 * job.hparams["image_size"] ** 2
+    return int(total)

@@ -1,0 +1,115 @@
+"""What a sweep will do, counted exactly and without running anything: jobs, steps, rounds, images, LD gradients."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Sequence
+
+from .. import checks, host, sweep_files
+from ..errors import InputError
+from ..synthetic import domain_shares, round_begins, uses_generated
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the host's train script, and how much of everything is in it."""
+
+    args: dict[str, Any]  # of the host's train script, as its sweep gives them
+    hparams: dict[str, Any]  # as the host's train chooses them
+    steps: int
+    checkpoints: int
+    evaluated: int  # images through `predict` in all evaluations: every split of every environment, each checkpoint
+    rounds: int = 0  # of generation
+    kept: int = 0  # generated images that enter the generate-dataset
+    candidates: int = 0  # generated images, N_c for each one kept
+    ld_gradients: int = 0  # images times draws, over all steps
+    raw_steps: int = 0  # before the first round, when the generated minibatch is the raw one
+    domains: int = 0  # that it trains on
+
+    @property
+    def dataset(self) -> str:
+        return self.args["dataset"]
+
+    @property
+    def algorithm(self) -> str:
+        return self.args["algorithm"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an estimate is asked for."""
+
+    launcher: str
+    data_dir: str
+    jobs: list[dict[str, Any]]  # the args of those that the launch would start now
+    others: int  # jobs of the sweep that are there already, done or begun
+
+
+def request(words: Sequence[str]) -> Request:
+    """The words after `domainfusion estimate`: those of `domainfusion sweep`, `launch` left out at will, and --json.
+
+    That is, the arguments of the host's sweep, or a sweep file and the arguments of the launch. Raises InputError for
+    an unknown dataset, algorithm, launcher or hparam, for a wrong file and for missing arguments.
+    """
+    words = [word for word in words if word != "--json"]
+    if words[:1] == ["launch"]:
+        words = words[1:]
+    file = sweep_files.read(Path(words.pop(0))) if words and not words[0].startswith("-") else None
+    given = sweep_files.parser().parse_args(words)
+    missing = [f"--{name}" for name in ("data_dir", "output_dir", "command_launcher") if getattr(given, name) is None]
+    if missing:
+        raise InputError(f"`domainfusion estimate` lacks {', '.join(missing)}: give the arguments of the sweep itself.")
+    for what, names, known in (("dataset", given.datasets, vars(host.datasets)),
+                               ("algorithm", given.algorithms, vars(host.algorithms)),
+                               ("launcher", [given.command_launcher], host.command_launchers.REGISTRY)):
+        for name in names:
+            if name not in known:
+                raise InputError(f"The host knows no {what} {name!r}: `domainfusion estimate` takes the arguments of "
+                                 "its sweep.")
+    if given.hparams is not None:
+        checks.check_hparams_text(given.hparams)
+    jobs = [job for sweep in file.sweeps for job in sweep.jobs(words)] if file else sweep_files.jobs_of(given)
+    waiting = [job.train_args for job in jobs if job.state == job.NOT_LAUNCHED]
+    return Request(given.command_launcher, given.data_dir, waiting, len(jobs) - len(waiting))
+
+
+def hparams_of(args: dict[str, Any]) -> dict[str, Any]:
+    """The hparams of a job, chosen as the host's train script chooses them."""
+    registry, algorithm, dataset = host.hparams_registry, args["algorithm"], args["dataset"]
+    if args["hparams_seed"] == 0:
+        hparams = registry.default_hparams(algorithm, dataset)
+    else:
+        seed = host.lib.misc.seed_hash(args["hparams_seed"], args["trial_seed"])
+        hparams = registry.random_hparams(algorithm, dataset, seed)
+    return {**hparams, **json.loads(args.get("hparams") or "{}")}
+
+
+def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) -> Job:
+    """Count one job. images: how many each environment of the dataset has."""
+    dataset = host.datasets.get_dataset_class(args["dataset"])
+    steps = args.get("steps") or dataset.N_STEPS
+    frequency = args.get("checkpoint_freq") or dataset.CHECKPOINT_FREQ
+    checkpoints = len({*range(0, steps, frequency), steps - 1})
+    training = [length for i, length in enumerate(in_splits(images, args["holdout_fraction"]))
+                if i not in args["test_envs"]]
+    plain = Job(args, hparams, steps, checkpoints, checkpoints * sum(images), raw_steps=steps, domains=len(training))
+    if args["algorithm"] != "DomainFusion":
+        return plain
+    rounds = _rounds(steps, hparams, images, args["holdout_fraction"]) if uses_generated(hparams) else []
+    kept = len(rounds) * sum(domain_shares(hparams["generation_budget"], training))
+    batch = hparams["batch_size"] * len(training)
+    seen = min(hparams["ld_images"] or batch, batch) if hparams["lambda2"] > 0 else 0
+    return replace(plain, rounds=len(rounds), kept=kept,
+                   candidates=kept * (hparams["candidates"] if hparams["sampling_strategy"] else 1),
+                   ld_gradients=steps * seen * hparams["ld_draws"], raw_steps=rounds[0] if rounds else steps)
+
+
+def in_splits(images: Sequence[int], holdout_fraction: float) -> list[int]:
+    """The lengths of the in-splits, as the host's train script cuts them."""
+    return [length - int(length * holdout_fraction) for length in images]
+
+
+def _rounds(steps: int, hparams: dict, images: Sequence[int], holdout_fraction: float) -> list[int]:
+    """The steps at which a round of generation begins; an epoch is the host's, of the smallest of all in-splits."""
+    steps_per_epoch = min(in_splits(images, holdout_fraction)) / hparams["batch_size"]
+    return [step for step in range(steps) if round_begins(step, steps_per_epoch, hparams)]

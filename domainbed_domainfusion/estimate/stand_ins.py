@@ -1,0 +1,47 @@
+"""What takes the place of data and weights that are not on this machine; their content decides no time."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..diffusion.layout import HUB_ID, check_source
+from ..errors import InputError
+from ..hparams import ldm_source
+from .benchmarks import Benchmark
+
+IMAGES = 320  # per environment: an out-split of one whole evaluation batch
+
+
+def has_folder(benchmark: Benchmark, data_dir: str) -> bool:
+    return Path(data_dir, benchmark.folder).is_dir()
+
+
+def write_pictures(benchmark: Benchmark, folder: Path, at_least: int) -> None:
+    """An image folder in the benchmark's layout: one noise picture of its usual size, under many names."""
+    import numpy as np
+    from PIL import Image
+    width, height = benchmark.picture
+    coarse = np.random.RandomState(0).randint(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    picture = folder / "picture.jpg"
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(picture, quality=90)
+    for environment in range(len(benchmark.images)):
+        for i in range(max(IMAGES, benchmark.classes, at_least)):
+            file = folder / benchmark.folder / f"{environment}" / f"{i % benchmark.classes:03d}" / f"{i:05d}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            os.link(picture, file)
+    picture.unlink()
+
+
+def ldm_is_here(hparams: dict[str, Any]) -> bool:
+    """Whether the diffusion model is on this machine; the network is not asked (HF_HUB_OFFLINE is set before).
+
+    Raises InputError for a local folder that cannot be used.
+    """
+    source = ldm_source(hparams["ldm"])
+    try:
+        check_source(source, hparams["ldm_revision"])
+        return True
+    except InputError:
+        if HUB_ID.fullmatch(source) and not Path(source).exists():
+            return False
+        raise
