@@ -36,11 +36,18 @@ def main(argv: Optional[list[str]] = None) -> int:
     with models.opened(arguments.model) as model:
         options = {"compiled": True} if arguments.compile else {}
         results = suite.run(model, arguments.device, dtype, arguments.repeats or REPEATS[arguments.suite], **options)
-    machine = describe(arguments.device)
+    machine = describe(arguments.device, _without_output(sys.argv[1:] if argv is None else argv))
     print(results.markdown(machine))
     if arguments.output:
         results.write(arguments.output, machine)
     return 0
+
+
+def _without_output(argv: list[str]) -> list[str]:
+    """The command as the results keep it; they lie where --output says."""
+    rest = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    rest.add_argument("--output")
+    return rest.parse_known_args(argv)[1]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 
 
-def describe(device: str) -> dict[str, object]:
+def describe(device: str, command: list[str]) -> dict[str, object]:
     """Plain JSON values: the processor and its threads, the GPU if it is measured, versions, how busy
     the machine was in the last minute (processes that want to run), command, date (UTC)."""
     machine = {"cpu": _processor(), "threads": torch.get_num_threads(), "system": f"{platform.system()} "
@@ -21,7 +20,7 @@ def describe(device: str) -> dict[str, object]:
         machine.update(gpu=properties.name, gpu_memory_gb=round(properties.total_memory / 1e9, 1),
                        cuda=torch.version.cuda)
     machine["load average"] = round(os.getloadavg()[0], 1)
-    machine["command"] = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    machine["command"] = " ".join(["python -m benchmarks", *command])
     machine["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return machine
 

@@ -78,7 +78,7 @@ def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
         return Dual(F.linear(x.primal, weight, bias), F.linear(x.tangent, weight))
     product = F.linear(x.pair, weight)
     if bias is not None:
-        product[0] += bias
+        product[0].add_(bias)  # `+=` would copy the half onto itself
     return Dual.of_pair(product)
 
 
@@ -91,7 +91,7 @@ def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwa
                     F.conv2d(x.tangent, weight, None, *args, **kwargs))
     product = F.conv2d(x.pair.flatten(0, 1), weight, None, *args, **kwargs).unflatten(0, (2, -1))
     if bias is not None:
-        product[0] += bias[:, None, None]
+        product[0].add_(bias[:, None, None])  # `+=` would copy the half onto itself
     return Dual.of_pair(product)
 
 
@@ -254,7 +254,7 @@ def _attend(query: Dual, keys: Tensor, values: Tensor, result: Tensor) -> None:
     result[0] = mixed[..., :depth]
     result[1] = slopes @ values[..., :depth]
     if values.shape[-1] != depth:
-        result[1] += mixed[..., depth:]
+        result[1].add_(mixed[..., depth:])
 
 
 # Helpers of the rules.

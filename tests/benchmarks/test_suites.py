@@ -34,6 +34,7 @@ def test_a_suite_prints_each_ratio_once(suite, tmp_path, capsys):
     assert all(len(taken) == 1 for taken in content["seconds"].values())
     assert content["machine"]["threads"] == torch.get_num_threads()
     assert {"cpu", "torch", "diffusers", "command", "date"} <= set(content["machine"])
+    assert content["machine"]["command"] == f"python -m benchmarks --suite {suite} --model tiny --repeats 1"
     assert content["settings"]["repeats"] == 1
 
 
