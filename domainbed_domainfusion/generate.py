@@ -13,7 +13,7 @@ from . import checks, host, hparams as table, pixels
 from .errors import InputError
 from .identity import file_digest, model_identity
 from .image_folder import ImageFolder, folder_names, png_names
-from .saved_rounds import SavedRun
+from .saved_rounds import SEEDS, SavedRun
 from .seeding import seed_of
 from .synthetic import candidate_seeds
 from .trained import TrainedModel
@@ -22,7 +22,7 @@ from .trained import TrainedModel
 NOT_SETTINGS = {row.name for row in table.BACKBONE} | {
     "lr", "lr_schedule", "weight_decay", "batch_size", "lambda1", "lambda2", "lambda3", "ldm", "ldm_revision",
     "prompt_template", "class_names", "generation_interval", "generation_budget", "updating", "generation_batch",
-    "gallery", "save_generated"} | {name for name in table.ROWS if name.startswith("ld_")}
+    "gallery", "save_generated", "candidate_cache"} | {name for name in table.ROWS if name.startswith("ld_")}
 #: Line 10 where there is no θ to ask: the content that looks most like the original, whatever its class.
 WITHOUT_CLASSIFIER = {"content_weight": 1.0, "content_feature": "content"}
 
@@ -48,13 +48,16 @@ def generate_from_run(job_folder: Path, output: Path, number: Optional[int] = No
         for part in run.parts(number):
             keys = zip(part["environment"].tolist(), part["index"].tolist())
             choices = zip(part["label"].tolist(), part["content"].tolist(), part["style"].tolist())
-            for (environment, index), (label, content, style), image in zip(keys, choices, part["images"]):
+            shared = part[SEEDS].tolist() if SEEDS in part else [None] * len(part["images"])
+            for (environment, index), (label, content, style), image, seeds in zip(
+                    keys, choices, part["images"], shared):
                 key = str(environment)
                 row = {"file": f"{names[key]}/{classes[label]}/{files[key][str(index)]}",
                        "source": environments[key]["files"][str(index)], "environment": names[key],
                        "class": classes[label], "prompt": run.sources["prompts"][label], "round": number,
                        "content": content, "style": style, "run_seed": run_seed,
-                       "seeds": candidate_seeds(run_seed, environment, index, number, candidates), **settings}
+                       "seeds": seeds or candidate_seeds(run_seed, environment, index, number, candidates),
+                       **settings}
                 if not folder.holds(row):
                     folder.write(row, image)
                 progress.update()

@@ -87,6 +87,7 @@ TEXT = (lambda value: isinstance(value, str) and value != ""), "a text"
 TEMPLATE = (lambda value: isinstance(value, str) and value.count("{}") == 1), "a text with one {} for the class name"
 NAMES = ((lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))),
          "null, or a list with one text per class in label order")
+OPTIONAL_FOLDER = (lambda value: value is None or TEXT[0](value)), "null or the path of a folder"
 OPTIONAL_TEXT = (lambda value: value is None or isinstance(value, str)), "null or a text"
 TRUE_FALSE_FILE = (lambda value: isinstance(value, (bool, str))), "true, false or the path of a .safetensors file"
 
@@ -161,6 +162,8 @@ DOMAINFUSION = (
     Hparam("save_generated", "none", *_one_of("none", "last", "all"), "rounds of the generate-dataset kept in the job "
            "folder, 3 x image_size x image_size bytes an image; all: an interrupted run that is started again there "
            "takes them in place of generating them", "ours", pocket="all"),
+    Hparam("candidate_cache", None, *OPTIONAL_FOLDER, "folder in which the runs of a sweep share the candidates of "
+           "their first rounds, which are then seeded by the image in place of the run", "ours"),
     # Latent Distillation: Algorithm 2
     Hparam("ld_gradient", "full", *_one_of("full", "sds"), "through the U-Net as listed, or without its Jacobian",
            "S / A"),

@@ -15,7 +15,7 @@ from .hparams import ldm_source
 
 #: Arguments of train and hparams that change no image. All others do, by way of θ or of the pixels.
 FREE_ARGUMENTS = ("data_dir", "output_dir", "hparams", "skip_model_save", "save_model_every_checkpoint")
-FREE_HPARAMS = ("gallery", "save_generated")
+FREE_HPARAMS = ("gallery", "save_generated", "candidate_cache")
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "numpy", "pillow")
 
 
@@ -23,6 +23,8 @@ def run_identity(hparams: dict[str, Any], device: torch.device) -> dict[str, Any
     """The identity of the run in this process. Reads the diffusion model's weights once, to tell one from another."""
     arguments = {name: value for name, value in vars(context.train_arguments()).items() if name not in FREE_ARGUMENTS}
     values = {name: value for name, value in hparams.items() if name not in FREE_HPARAMS}
+    if hparams.get("candidate_cache") is not None:  # the seeds are others; where the folder lies changes nothing
+        values["candidate_cache"] = True
     identity = {"arguments": arguments, "hparams": values, "ldm": model_identity(hparams),
                 "machine": {"device": device.type, "host": host.NAME},
                 "versions": {"domainbed-domainfusion": __version__, **{name: version(name) for name in LIBRARIES}}}

@@ -28,6 +28,7 @@ from .files import write_atomically
 FORMAT = 1
 PART = 512  # images in a file: an interruption loses no more than these
 FIELDS = ("images", "environment", "index", "label", "content", "style")
+SEEDS = "seeds"  # a field of parts whose seeds do not follow from the run's seed
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class Inputs:
     indices: list[int]  # into the environments
     images: torch.Tensor  # (n, 3, S, S) uint8, the versions before this round
     labels: torch.Tensor  # (n,) int64
+    seeds: Optional[list[list[int]]] = None  # (n × N_c) of candidates that runs share; None: the run's own
 
     def digest(self) -> str:
         keys = torch.tensor([self.environments, self.indices])
-        return _digest({"images": self.images, "labels": self.labels, "keys": keys})
+        return tensors_digest({"images": self.images, "labels": self.labels, "keys": keys})
 
 
 class SavedRounds:
@@ -117,8 +119,10 @@ class SavedRounds:
         tensors = {"images": part.images, "environment": torch.tensor(inputs.environments),
                    "index": torch.tensor(inputs.indices), "label": part.labels, "content": part.content,
                    "style": part.style}
+        if inputs.seeds is not None:
+            tensors[SEEDS] = torch.tensor(inputs.seeds)
         metadata = {"made": self._made(inputs), "classifier": self._classifier_in(inputs.number),
-                    "seconds": str(part.seconds), "digest": _digest(tensors)}
+                    "seconds": str(part.seconds), "digest": tensors_digest(tensors)}
         self._write(self._path(inputs.number, inputs.part), safetensors.torch.save(tensors, metadata))
 
     def finish(self, number: int, step: int, parts: int, images: int) -> None:
@@ -208,7 +212,10 @@ class SavedRun:
         return cls(folder, run["identity"], run["sources"], rounds)
 
     def parts(self, number: int):
-        """The tensors of each part of a round, by the names in FIELDS. Raises InputError for a damaged one."""
+        """The tensors of each part of a round, by the names in FIELDS, and SEEDS where the part has them.
+
+        Raises InputError for a damaged part.
+        """
         for part in range(self.rounds[number]["parts"]):
             path = self.folder / f"round-{number:03d}" / f"part-{part:03d}.safetensors"
             try:
@@ -223,20 +230,22 @@ def read_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in FIELDS}
+            names = (*FIELDS, SEEDS) if SEEDS in file.keys() else FIELDS
+            tensors = {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError("is missing, damaged or only partly there") from error
-    if metadata.get("digest") != _digest(tensors):
+    if metadata.get("digest") != tensors_digest(tensors):
         raise ValueError("does not hold what was written")
     return tensors, metadata
 
 
 def weights_digest(module: torch.nn.Module) -> str:
     """SHA-256 of a module's state, to tell whether two classifiers are the same bit for bit."""
-    return _digest(module.state_dict())
+    return tensors_digest(module.state_dict())
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
+def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors with their names, types and shapes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

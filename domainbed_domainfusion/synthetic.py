@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from . import host, pixels
+from .candidate_cache import shared_seeds
 from .context import InSplit
 from .gallery import Gallery
 from .saved_rounds import PART, Inputs, Part, SavedRounds
@@ -55,11 +56,12 @@ class GenerateDataset:
         workers: loader processes per domain, as the host's dataset sets them.
         gallery: where some images' versions are kept as pictures, or None.
         saved: where whole rounds are kept and taken from, or None; may be set before the first round.
+        prompts: one per label where the first round's candidates are shared by runs (see `candidate_cache`), or None.
     """
 
     def __init__(self, in_splits: list[InSplit], size: int, pixel_range: pixels.PixelRange, seed: int, budget: int,
                  candidates: int, workers: int = 0, gallery: Optional[Gallery] = None,
-                 saved: Optional[SavedRounds] = None):
+                 saved: Optional[SavedRounds] = None, prompts: Optional[list[str]] = None):
         self.in_splits = in_splits
         self.size = size
         self.pixel_range = pixel_range
@@ -69,6 +71,7 @@ class GenerateDataset:
         self.workers = workers
         self.gallery = gallery
         self.saved = saved
+        self.prompts = prompts
         self.seconds_saved = 0.0  # that the last round's images from disk took when they were made
         self.keys = self._choose_keys()
         self.rounds = 0
@@ -129,14 +132,17 @@ class GenerateDataset:
 
     def _inputs(self, number: int, step: int, part: int, keys: list[Key]) -> Inputs:
         versions = [self.version(key) for key in keys]
+        seeds = None
+        if self.prompts is not None and number == 1:  # later versions depend on θ, which no two runs share
+            seeds = [shared_seeds(image, self.prompts[label], self.candidates) for image, label in versions]
         return Inputs(number, step, part, [self.in_splits[split].environment for split, _ in keys],
                       [index for _, index in keys], torch.stack([image for image, _ in versions]),
-                      torch.tensor([label for _, label in versions]))
+                      torch.tensor([label for _, label in versions]), seeds)
 
     def _generate_part(self, inputs: Inputs, generate: Generate, batch_size: int, progress: tqdm) -> Part:
         started = time.perf_counter()
-        seeds = [candidate_seeds(self.seed, environment, index, inputs.number, self.candidates)
-                 for environment, index in zip(inputs.environments, inputs.indices)]
+        seeds = inputs.seeds or [candidate_seeds(self.seed, environment, index, inputs.number, self.candidates)
+                                 for environment, index in zip(inputs.environments, inputs.indices)]
         images, content, style = [], [], []
         for start in range(0, len(seeds), batch_size):
             batch = slice(start, start + batch_size)

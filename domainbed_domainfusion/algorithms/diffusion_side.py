@@ -1,10 +1,11 @@
 """The frozen diffusion model as one run uses it: prompts, candidate sampler and Latent Distillation, from hparams."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import torch
 
+from ..candidate_cache import CandidateCache
 from ..diffusion.candidates import CandidateSampler
 from ..diffusion.distillation import LatentDistillation
 from ..diffusion.model import LatentDiffusion
@@ -34,6 +35,7 @@ class DiffusionSide:
     ldm: LatentDiffusion
     candidates: CandidateSampler
     distillation: LatentDistillation
+    cache: Optional[CandidateCache] = None  # of first-round candidates, in a run with the hparam candidate_cache
 
     @classmethod
     def load(cls, hparams: dict[str, Any], class_names: list[str], device: torch.device) -> "DiffusionSide":
@@ -50,3 +52,7 @@ class DiffusionSide:
                                           micro_batch=hparams["ld_batch"] or None,
                                           gradient_mode=hparams["ld_gradient_mode"])
         return cls(ldm, candidates, distillation)
+
+    def share_candidates(self, folder: str, ldm_sha256: str) -> None:
+        """Take the first round's candidates from `folder` where they are there. Raises InputError for a bad folder."""
+        self.cache = CandidateCache(folder, self.candidates, ldm_sha256)

@@ -6,6 +6,7 @@ Read `DomainFusion.update` and `DomainFusion.generate` beside the paper's Algori
 import math
 import time
 import warnings
+from functools import partial
 from typing import Optional
 
 import torch
@@ -16,7 +17,7 @@ from ..diffusion import style
 from ..diffusion.distillation import surrogate
 from ..diffusion.layout import check_source
 from ..gallery import Gallery
-from ..identity import run_identity, sources_of
+from ..identity import model_identity, run_identity, sources_of
 from ..pixels import PixelRange
 from ..saved_rounds import SavedRounds, weights_digest
 from ..seeding import generator_of, seed_of
@@ -78,11 +79,14 @@ class DomainFusion(host.algorithms.ERM):
                 "generation_seconds": generation.seconds + seconds_saved, "ld_seconds": distillation.seconds}
 
     @torch.no_grad()
-    def generate(self, x: torch.Tensor, y: torch.Tensor, seeds: list[list[int]]) -> Generated:
-        """Lines 7 to 12 for a minibatch. x: (B, 3, S, S) in [-1, 1], y: (B,), one seed per image and candidate."""
+    def generate(self, x: torch.Tensor, y: torch.Tensor, seeds: list[list[int]], cache=None) -> Generated:
+        """Lines 7 to 12 for a minibatch. x: (B, 3, S, S) in [-1, 1], y: (B,), one seed per image and candidate.
+
+        cache: a CandidateCache that the candidates are taken from where it has them.
+        """
         device = next(self.parameters()).device
         x, y = x.to(device), y.to(device)
-        candidates = self._diffusion.candidates.sample(x, y, seeds)                 # line 7
+        candidates = (cache or self._diffusion.candidates).sample(x, y, seeds)      # line 7
         if not self.hparams["sampling_strategy"]:
             first = torch.zeros(len(x), dtype=torch.long)
             return Generated(candidates.images[:, 0], first, first)
@@ -134,11 +138,15 @@ class DomainFusion(host.algorithms.ERM):
         if self._diffusion is None and (self.uses_generated or self.hparams["lambda2"] > 0):
             from .diffusion_side import DiffusionSide  # here, because diffusers takes seconds to import
             self._diffusion = DiffusionSide.load(self.hparams, self.class_names, device)
+            if self.hparams["candidate_cache"] is not None and self.uses_generated:
+                self._diffusion.share_candidates(self.hparams["candidate_cache"], model_identity(self.hparams)["sha256"])
             self._generate_dataset = self._new_generate_dataset()
         if not self.uses_generated or not self._generates_at(self.step):
             return 0, 0.0
         self.eval()
-        n_generated = self._generate_dataset.refresh(self.step, self.generate, self.hparams["generation_batch"])
+        first = self._generate_dataset.rounds == 0
+        generate = partial(self.generate, cache=self._diffusion.cache) if first else self.generate
+        n_generated = self._generate_dataset.refresh(self.step, generate, self.hparams["generation_batch"])
         self.train()
         return n_generated, self._generate_dataset.seconds_saved
 
@@ -187,7 +195,8 @@ class DomainFusion(host.algorithms.ERM):
             run.in_splits, self.hparams["image_size"], self.pixel_range, seed=run.seed,
             budget=self.hparams["generation_budget"], gallery=gallery,
             candidates=self.hparams["candidates"] if self.hparams["sampling_strategy"] else 1,
-            workers=getattr(run.dataset, "N_WORKERS", 0))
+            workers=getattr(run.dataset, "N_WORKERS", 0),
+            prompts=self._diffusion.candidates.prompts.texts if self._diffusion.cache else None)
         if self.uses_generated and run.output_dir and run.in_splits and self.hparams["save_generated"] != "none":
             dataset.saved = self._saved_rounds(run, dataset)
         return dataset

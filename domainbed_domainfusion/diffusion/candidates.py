@@ -45,6 +45,7 @@ class CandidateSampler:
         self.ldm, self.prompts = ldm, prompts
         self.steps, self.strength, self.guidance_scale = steps, strength, guidance_scale
         self.scheduler, self.batch_size, self.timestep_spacing = scheduler, batch_size, timestep_spacing
+        self.guidance_interval = guidance_interval
         if not 0 < strength <= 1 or int(steps * strength) < 1:
             raise InputError(f"{steps} denoising steps at strength {strength} leave no step to run: strength must lie "
                              "in (0, 1] and steps x strength must be at least 1.")
@@ -58,26 +59,33 @@ class CandidateSampler:
 
         Raises InputError if the LDM's dtype cannot hold its own activations (a float16 overflow).
         """
-        per_image = len(seeds[0])
+        sources = torch.arange(len(images)).repeat_interleave(len(seeds[0]))
+        latents = self.latents(images, labels, sources, [seed for row in seeds for seed in row])
+        return self.decode(latents.unflatten(0, (len(images), len(seeds[0]))))
+
+    @torch.no_grad()
+    def latents(self, images: Tensor, labels: Tensor, sources: Tensor, seeds: list[int]) -> Tensor:
+        """n candidates, not decoded: the k-th of image `sources[k]` with `seeds[k]` -> (n, C, h, w), scaled."""
         posterior = self.ldm.posterior(images)
-        sources = torch.arange(len(images), device=self.ldm.device).repeat_interleave(per_image)
+        sources = sources.to(self.ldm.device)
         embeddings = self.prompts.matched(labels)
-        flat = [seed for row in seeds for seed in row]
 
         def run(part: slice) -> Tensor:
-            generators = [torch.Generator().manual_seed(seed) for seed in flat[part]]
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
             mean, std = posterior.mean[sources[part]], posterior.std[sources[part]]
             start = (mean + std * _noise(generators, mean)) * self.ldm.scaling_factor
             return self._denoise(start, embeddings[sources[part]], generators)
 
-        parts, self.batch_size = in_micro_batches(run, len(flat), self.batch_size)
-        latents = torch.cat(parts)
-        decoded = self.ldm.decode(latents)
+        parts, self.batch_size = in_micro_batches(run, len(seeds), self.batch_size)
+        return torch.cat(parts)
+
+    def decode(self, latents: Tensor) -> Candidates:
+        """Latents (B, N, C, h, w) with the images they stand for. Raises InputError as `sample` does."""
+        decoded = self.ldm.decode(latents.flatten(0, 1))
         if not decoded.isfinite().all():
             raise InputError(f"Generated images are not finite in {self.ldm.dtype}: run the LDM in bfloat16 or "
                              "float32.")
-        shape = (len(images), per_image)
-        return Candidates(decoded.unflatten(0, shape), latents.unflatten(0, shape))
+        return Candidates(decoded.unflatten(0, latents.shape[:2]), latents)
 
     def _denoise(self, latents: Tensor, embeddings: Tensor, generators: list[torch.Generator]) -> Tensor:
         """From clean latents (n, C, h, w) to noised to denoised ones."""

@@ -22,8 +22,8 @@ PROPORTIONAL = ("batch_size", "candidates")
 #: Floats that decide how long something takes; all others (learning rates, weights of penalties) do not.
 FLOATS = ("strength", "guidance_scale", "guidance_interval", "lambda2", "lambda3")
 #: Whole numbers, texts and flags that do not.
-WITHOUT_COST = ("generation_budget", "generation_interval", "updating", "gallery", "save_generated", "pretrained",
-                "prompt_template", "class_names")
+WITHOUT_COST = ("generation_budget", "generation_interval", "updating", "gallery", "save_generated", "candidate_cache",
+                "pretrained", "prompt_template", "class_names")
 
 
 SECONDS = 3.0  # that each part of a run is repeated for
