@@ -18,13 +18,14 @@ check-sweeps: $(STAMP)
 test-upstream: .venv/installed-domainbed
 	DOMAINBED_DIR="$(abspath $(DOMAINBED_DIR))" .venv/bin/python -m pytest -s tests/upstream
 
-# R1 to R5 beside their references: see benchmarks/README.md. Results go to benchmarks/results/.
+# R1 to R5 and R7 beside their references: see benchmarks/README.md. Results go to benchmarks/results/.
 benchmark: BENCHMARK := .venv/bin/python -m benchmarks --device cpu
 benchmark: $(STAMP)
 	$(BENCHMARK) --suite ld --model sd1 --output benchmarks/results/cpu-ld-sd1.json
 	$(BENCHMARK) --suite ld --model pocket --output benchmarks/results/cpu-ld-pocket.json
 	$(BENCHMARK) --suite candidates --model pocket --output benchmarks/results/cpu-candidates-pocket.json
 	$(BENCHMARK) --suite step --model pocket --output benchmarks/results/cpu-step-pocket.json
+	$(BENCHMARK) --suite sweep --model pocket --output benchmarks/results/cpu-sweep-pocket.json
 
 # The same with R6 on one GPU, in half precision at full size; the naive step is slow and large, hence its few rounds.
 benchmark-gpu: BENCHMARK := .venv/bin/python -m benchmarks --device cuda --model sd1
@@ -34,6 +35,7 @@ benchmark-gpu: $(STAMP)
 	$(BENCHMARK) --suite candidates --output benchmarks/results/cuda-candidates-sd1.json
 	$(BENCHMARK) --suite candidates --compile --output benchmarks/results/cuda-candidates-sd1-compiled.json
 	$(BENCHMARK) --suite step --repeats 3 --output benchmarks/results/cuda-step-sd1.json
+	$(BENCHMARK) --suite sweep --output benchmarks/results/cuda-sweep-sd1.json
 
 .venv/installed-domainbed: $(STAMP)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,domainbed]'

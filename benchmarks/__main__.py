@@ -1,4 +1,4 @@
-"""`python -m benchmarks --suite ld|candidates|step --device cpu|cuda --model tiny|pocket|sd1`: R1 to R6.
+"""`python -m benchmarks --suite ld|candidates|step|sweep --device cpu|cuda --model tiny|pocket|sd1`: R1 to R7.
 
 Prints tables, then each ratio once on a line of its own; `--output FILE.json` keeps both (the table as FILE.md).
 """
@@ -17,7 +17,7 @@ from domainbed_domainfusion.errors import InputError
 from . import models
 from .machine import describe
 
-REPEATS = {"ld": 5, "candidates": 3, "step": 3}
+REPEATS = {"ld": 5, "candidates": 3, "step": 3, "sweep": 2}
 
 
 def main(argv: Optional[list[str]] = None) -> int:

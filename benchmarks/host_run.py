@@ -10,7 +10,7 @@ from domainbed_domainfusion import host
 
 from .models import Model
 
-DOMAINS = ("A", "B", "C", "T")  # three to train on, the last is the test environment
+DOMAINS = ("A", "B", "C", "T")  # three to train on; T is the test environment unless another is named
 
 
 class Images(host.datasets.MultipleDomainDataset):
@@ -33,13 +33,16 @@ class Images(host.datasets.MultipleDomainDataset):
 class HostRun:
     """What the host's train script builds, in its order. An in-split has `batch_size` images: an epoch is one step."""
 
-    def __init__(self, algorithm: str, model: Model, hparams: dict[str, Any], device: str) -> None:
+    def __init__(self, algorithm: str, model: Model, hparams: dict[str, Any], device: str, trial: int = 0,
+                 test_env: int = 3) -> None:
         misc, loaders = host.lib.misc, host.module("lib.fast_data_loader")
         torch.manual_seed(0)
         batch = hparams["batch_size"]
         self.dataset = Images(model, 2 * batch)
-        splits = [misc.split_dataset(environment, batch, 0) for environment in self.dataset]
-        self.in_splits = [in_split for _, in_split in splits[:-1]]
+        splits = [misc.split_dataset(environment, batch, misc.seed_hash(trial, i))
+                  for i, environment in enumerate(self.dataset)]
+        self.environments = [i for i in range(len(splits)) if i != test_env]
+        self.in_splits = [splits[i][1] for i in self.environments]
         self._minibatches: Iterator = zip(*(
             loaders.InfiniteDataLoader(split, None, batch, 0) for split in self.in_splits))
         self.device = device

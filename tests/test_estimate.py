@@ -140,7 +140,8 @@ def _spy(algorithm, made: dict) -> None:
         made["ld_gradients"] += len(images) * side.distillation.draws
         return coefficients(images, *arguments)
     side.candidates.sample, side.distillation.coefficients = counted_sample, counted_coefficients
-    algorithm._diffusion, algorithm._generate_dataset = side, algorithm._new_generate_dataset()
+    algorithm._diffusion = side
+    algorithm._generate_dataset = algorithm._new_generate_dataset()
 
 
 @pytest.mark.parametrize("steps, algorithm", [(13, "ERM"), (14, "ERM"), (7, "SAM")])

@@ -9,7 +9,7 @@ from benchmarks.host_run import HostRun
 from benchmarks.models import Model, opened
 from benchmarks.naive import NaiveDomainFusion
 from benchmarks.references import Draw, stock_forward_mode
-from benchmarks.step import _hparams
+from benchmarks.step import hparams_for
 from domainbed_domainfusion import context
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation, surrogate
 from tests import tiny_ldm
@@ -46,7 +46,7 @@ def test_stock_forward_mode_is_latent_distillation(tiny, gradient):
 
 def test_the_naive_loss_is_latent_distillation(tiny):
     """Value, and the gradient that reaches the classifier through p."""
-    hparams = _hparams(tiny, "float32")
+    hparams = hparams_for(tiny, "float32")
     naive = NaiveDomainFusion(tiny, HostRun("ERM", tiny, hparams, "cpu"), hparams, "cpu")
     images, labels = tiny.images(4)
     p = torch.tensor([0.2, 0.4, 0.6, 0.9], requires_grad=True)
@@ -59,7 +59,7 @@ def test_the_naive_loss_is_latent_distillation(tiny):
 
 
 def test_the_naive_round_replaces_every_image_by_one_of_its_own(tiny):
-    hparams = _hparams(tiny, "float32")
+    hparams = hparams_for(tiny, "float32")
     naive = NaiveDomainFusion(tiny, HostRun("ERM", tiny, hparams, "cpu"), hparams, "cpu")
     before, weights = naive.dataset, [weight.clone() for weight in naive.network.parameters()]
     naive.interval()
@@ -78,7 +78,7 @@ def test_ours_and_the_pipeline_make_the_same_candidates(tiny):
 
 
 def test_an_epoch_is_a_step(tiny):
-    run = HostRun("ERM", tiny, _hparams(tiny, "float32"), "cpu")
+    run = HostRun("ERM", tiny, hparams_for(tiny, "float32"), "cpu")
     assert context.current().steps_per_epoch == 1 and len(run.steps(2)) == 2
     assert [split.domain for split in context.current().in_splits] == ["A", "B", "C"]
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import candidates
+from benchmarks import candidates, sweep
 from benchmarks.__main__ import main
 from benchmarks.ld import _exactness
 from benchmarks.models import opened
@@ -18,7 +18,14 @@ RATIOS = {
            "R2_full_reverse", "R2_sds_reverse"],
     "candidates": ["R3", "R3_same_batch", "R4", "R4_guidance_interval"],
     "step": ["R5", "step_vs_ERM"],
+    "sweep": ["R7", "R7_small_sweep_counted", "R7_small_sweep"],
 }
+
+
+@pytest.fixture(autouse=True)
+def fewer_runs(monkeypatch):
+    """Of the small sweep: one test environment, one trial."""
+    monkeypatch.setattr(sweep, "SMALL", [(0, 3, 3), (0, 3, 5)])
 
 
 @pytest.mark.parametrize("suite", RATIOS)

@@ -1,0 +1,163 @@
+"""R7: the diffusion model's work in a sweep whose runs share first-round candidates ÷ its work in the runs alone.
+
+A small sweep really runs, in turns with and without the hparam `candidate_cache`. A whole sweep is too long for that:
+its candidates and LD gradients are counted from the host's own list of jobs, those of first rounds image by image, and
+multiplied with the small sweep's seconds. `R7_small_sweep_counted` is the same sum for the small one, beside what it took.
+"""
+
+import itertools
+import json
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from typing import Sequence
+
+from domainbed_domainfusion import host, sweep_files
+from domainbed_domainfusion.context import InSplit
+from domainbed_domainfusion.estimate import counting
+from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
+from domainbed_domainfusion.pixels import PixelRange
+from domainbed_domainfusion.pocket.digit_styles import labels
+from domainbed_domainfusion.quickstart import QUICKSTART_HPARAMS, QUICKSTART_STEPS
+from domainbed_domainfusion.synthetic import GenerateDataset
+
+from .host_run import DOMAINS, HostRun
+from .models import Model
+from .results import Results, Table, shown
+from .step import hparams_for
+from .timing import Spread, interleaved, paired_ratio
+
+ALONE, SHARED = "every run alone", "one candidate_cache"
+SMALL = list(itertools.product((0, 1), range(len(DOMAINS)), (3, 5)))  # trial, test environment, N_c of two draws
+ROUNDS = 2  # of a run of the small sweep, each with one step
+BATCHES = {"tiny": 2, "pocket": 8, "sd1": 2}  # its images per domain, in a step as in a round
+PACS_STEPS = 10_020  # the paper's 120 epochs, as in sweeps/pacs-resnet50.txt
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run asks of the diffusion model."""
+
+    candidates: int  # N_c
+    images: frozenset[tuple[int, int]]  # of its generate-dataset: (environment, index into it)
+    rounds: int
+    ld_gradients: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of several runs. made, taken: candidates generated and read from the folder; first: of both, in first rounds."""
+
+    made: int
+    taken: int
+    first: int
+    ld_gradients: int
+
+    def seconds(self, made: float, taken: float, ld_gradient: float) -> float:
+        """From the seconds of one of each."""
+        return self.made * made + self.taken * taken + self.ld_gradients * ld_gradient
+
+
+def run(model: Model, device: str, dtype: str, repeats: int) -> Results:
+    """The suite. The whole sweep is DomainBed's protocol: 20 draws, 3 trials, every test environment."""
+    small: list[Run] = []
+    seconds: dict[str, list] = {ALONE: [], SHARED: []}
+
+    def method(name: str) -> None:
+        small[:], took = small_sweep(model, dtype, device, shared=name == SHARED)
+        seconds[name].append(took)
+
+    interleaved({name: partial(method, name) for name in seconds}, repeats, device, "sweep", warm_up=0)
+    works = {f"{name}, {sweep}": work(runs, shared=name == SHARED)
+             for sweep, runs in (("small", small), ("whole", whole_sweep(model))) for name in seconds}
+    rates = [unit_seconds(small, *pair) for pair in zip(seconds[ALONE], seconds[SHARED])]
+
+    def counted(sweep: str) -> Spread:
+        return Spread.of([works[f"{SHARED}, {sweep}"].seconds(*each) / works[f"{ALONE}, {sweep}"].seconds(*each)
+                          for each in rates])
+
+    results = Results("sweep", model.name, {"device": device, "dtype": dtype, "whole sweep": model.dataset,
+                                            "repeats": repeats})
+    results.seconds = {name: [sum(took) for took in each] for name, each in seconds.items()}
+    results.ratios = {"R7": counted("whole"), "R7_small_sweep_counted": counted("small"),
+                      "R7_small_sweep": paired_ratio(results.seconds[SHARED], results.seconds[ALONE])}
+    results.tables = [_table(works)]
+    results.notes = ["Seconds of a candidate that is made, of one from the folder, of an LD gradient: " + ", ".join(
+        shown(Spread.of(list(values)), 4) for values in zip(*rates)) + "."]
+    return results
+
+
+def work(runs: list[Run], shared: bool) -> Work:
+    """Runs one after another. Shared: of a first round, only those candidates are made that no run before has made."""
+    generating = [each for each in runs if each.rounds]
+    all_rounds = sum(len(each.images) * each.candidates * each.rounds for each in generating)
+    first = sum(len(each.images) * each.candidates for each in generating)
+    most: dict[tuple[int, int], int] = {}  # candidates of an image, by the run that asks for most
+    for each in generating:
+        most.update((image, max(each.candidates, most.get(image, 0))) for image in each.images)
+    taken = first - sum(most.values()) if shared else 0
+    return Work(all_rounds - taken, taken, first, sum(each.ld_gradients for each in runs))
+
+
+def small_sweep(model: Model, dtype: str, device: str, shared: bool) -> tuple[list[Run], tuple[float, float, float]]:
+    """Its runs, and the seconds of their first rounds, of their later ones, and of Latent Distillation."""
+    batch, runs, first, later, distillation = BATCHES[model.name], [], 0.0, 0.0, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for trial, test_env, candidates in SMALL:
+            hparams = {**hparams_for(model, dtype), "batch_size": batch, "generation_interval": 1, "ld_images": 2,
+                       "candidates": candidates, "candidate_cache": folder if shared else None}
+            host_run = HostRun("DomainFusion", model, hparams, device, trial, test_env)
+            updates = host_run.steps(ROUNDS)
+            images = frozenset((environment, index) for environment, split in zip(
+                host_run.environments, host_run.in_splits) for index in split.keys)
+            if any(update["generated_images"] != len(images) for update in updates):
+                raise AssertionError("every step of the small sweep must begin with a round of all images")
+            runs.append(Run(candidates, images, ROUNDS, ROUNDS * hparams["ld_images"]))
+            first += updates[0]["generation_seconds"]
+            later += sum(update["generation_seconds"] for update in updates[1:])
+            distillation += sum(update["ld_seconds"] for update in updates)
+    return runs, (first, later, distillation)
+
+
+def unit_seconds(runs: list[Run], alone: tuple, shared: tuple) -> tuple[float, float, float]:
+    """Of a candidate made, one taken, an LD gradient. alone, shared: what `small_sweep` took."""
+    made = (alone[0] + alone[1]) / work(runs, shared=False).made
+    done = work(runs, shared=True)
+    made_first = done.first - done.taken
+    return made, (shared[0] - made_first * made) / done.taken, alone[2] / done.ld_gradients
+
+
+def whole_sweep(model: Model) -> list[Run]:
+    """DomainFusion's jobs in the host's own list: PACS at the paper's length, or DigitStyles as in the quickstart."""
+    if model.dataset == "PACS":
+        images, steps, hparams = BENCHMARKS["PACS"].images, PACS_STEPS, {}
+    else:
+        images, steps, hparams = (len(labels()),) * 4, QUICKSTART_STEPS, QUICKSTART_HPARAMS
+    words = ["--algorithms", "DomainFusion", "--datasets", model.dataset, "--single_test_envs", "--n_hparams", "20",
+             "--n_trials", "3", "--steps", str(steps), "--hparams", json.dumps(hparams), "--data_dir", "",
+             "--output_dir", ""]
+    return [_counted(job.train_args, images) for job in sweep_files.jobs_of(sweep_files.parser().parse_args(words))]
+
+
+def _counted(args: dict, images: Sequence[int]) -> Run:
+    """A job of the whole sweep, without running it: its splits and its generate-dataset as the run would have them."""
+    misc, hparams = host.lib.misc, counting.hparams_of(args)
+    in_splits = []
+    for i, count in enumerate(images):
+        _, split = misc.split_dataset(range(count), int(count * args["holdout_fraction"]),
+                                      misc.seed_hash(args["trial_seed"], i))
+        if i not in args["test_envs"]:
+            in_splits.append(InSplit(i, str(i), split, range(count), list(split.keys), 1))
+    chosen = GenerateDataset(in_splits, hparams["image_size"], PixelRange((3, 32, 32)), args["seed"],
+                             hparams["generation_budget"], hparams["candidates"]).keys
+    job = counting.count(args, hparams, images)
+    return Run(hparams["candidates"], frozenset((in_splits[split].environment, index) for split, index in chosen),
+               job.rounds, job.ld_gradients)
+
+
+def _table(works: dict[str, Work]) -> Table:
+    table = Table(["runs", "candidates generated", "of first rounds, from the folder", "of first rounds in all",
+                   "LD gradients"])
+    for name, each in works.items():
+        table.rows.append([name, *(f"{count:,}" for count in (each.made, each.taken, each.first, each.ld_gradients))])
+    return table
