@@ -2,7 +2,7 @@
 
 A small sweep really runs, in turns with and without the hparam `candidate_cache`. A whole sweep is too long for that:
 its candidates and LD gradients are counted from the host's own list of jobs, those of first rounds image by image, and
-multiplied with the small sweep's seconds. `R7_small_sweep_counted` is the same sum for the small one, beside what it took.
+multiplied with the small sweep's seconds. `R7_small_sweep_counted` is the same sum for the small one, beside its own.
 """
 
 import itertools
