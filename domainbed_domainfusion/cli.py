@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
                            "and report.html; run again to continue after an interruption")
     quickstart.add_argument("--output_dir", type=Path, default=Path("quickstart"), help="default: %(default)s")
     quickstart.add_argument("--data_dir", type=Path, help="default: data in the output folder")
+    quickstart.add_argument("--n_trials", type=int, default=1, help="as of the host's sweep; default: %(default)s")
     quickstart.set_defaults(run=_quickstart)
 
     # No character is an option's prefix here, so that every argument, --help included, reaches the host's own sweep.
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _quickstart(arguments: argparse.Namespace) -> int:
     from .quickstart import quickstart
-    return quickstart(arguments.output_dir, arguments.data_dir)
+    return quickstart(arguments.output_dir, arguments.data_dir, arguments.n_trials)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

@@ -18,10 +18,10 @@ QUICKSTART_HPARAMS = {"batch_size": 16, "backbone": "resnet10t", "pretrained": F
                       "generation_interval": 1, "generation_budget": 400, "denoising_steps": 8, "ld_images": 8}
 
 
-def quickstart(output_dir: Path, data_dir: Optional[Path] = None) -> int:
+def quickstart(output_dir: Path, data_dir: Optional[Path] = None, n_trials: int = 1) -> int:
     """Run the three algorithms on the four environments, print the host's table and write `report.html`.
 
-    Finished jobs are kept, so running it again continues after an interruption. Jobs go to `output_dir/sweep`, data
+    Finished jobs are kept, so running it again continues after an interruption, or adds trials. Jobs go to `output_dir/sweep`, data
     to `data_dir` (default `output_dir/data`). Returns 0, or the sweep's status if a job failed; the page is written
     in both cases and names what failed, unless the sweep never started. Raises InputError in a DomainBed checkout
     that is not attached.
@@ -31,7 +31,7 @@ def quickstart(output_dir: Path, data_dir: Optional[Path] = None) -> int:
     check_attached()
     sweep_dir, data_dir = output_dir / "sweep", data_dir or output_dir / "data"
     load_images(str(data_dir))  # drawn once, before the jobs that would all draw it
-    arguments = sweep_arguments(sweep_dir, data_dir)
+    arguments = sweep_arguments(sweep_dir, data_dir, n_trials)
     if sweep_dir.exists():
         run_host_script("sweep", ["delete_incomplete", *arguments])
     status = run_host_script("sweep", ["launch", *arguments])
@@ -44,9 +44,9 @@ def quickstart(output_dir: Path, data_dir: Optional[Path] = None) -> int:
     return status
 
 
-def sweep_arguments(sweep_dir: Path, data_dir: Path) -> list[str]:
+def sweep_arguments(sweep_dir: Path, data_dir: Path, n_trials: int = 1) -> list[str]:
     """The arguments of the host's sweep, the verb (launch, delete_incomplete) left out."""
     return ["--algorithms", *QUICKSTART_ALGORITHMS, "--datasets", QUICKSTART_DATASET, "--single_test_envs",
-            "--n_hparams", "1", "--n_trials", "1", "--steps", str(QUICKSTART_STEPS),
+            "--n_hparams", "1", "--n_trials", str(n_trials), "--steps", str(QUICKSTART_STEPS),
             "--hparams", json.dumps(QUICKSTART_HPARAMS), "--command_launcher", "cores", "--skip_confirmation",
             "--output_dir", str(sweep_dir), "--data_dir", str(data_dir)]

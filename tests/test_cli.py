@@ -84,12 +84,13 @@ def _made(folder: Path) -> int:
     return 0
 
 
-def test_quickstart_sweeps_collects_and_reports(monkeypatch, tmp_path, capsys, data_folders):
+@pytest.mark.parametrize("trials", [[], ["--n_trials", "3"]], ids=str)
+def test_quickstart_sweeps_collects_and_reports(monkeypatch, tmp_path, capsys, data_folders, trials):
     calls = []
     monkeypatch.setattr(quickstart, "run_host_script", lambda *call: calls.append(call) or _made(tmp_path / "sweep"))
     monkeypatch.setattr(report, "write", lambda folder, output: calls.append((folder, output)) or [output])
-    assert cli.main(["quickstart", "--output_dir", str(tmp_path)]) == 0
-    arguments = quickstart.sweep_arguments(tmp_path / "sweep", tmp_path / "data")
+    assert cli.main(["quickstart", "--output_dir", str(tmp_path), *trials]) == 0
+    arguments = quickstart.sweep_arguments(tmp_path / "sweep", tmp_path / "data", int((trials or ["1"])[-1]))
     assert data_folders == [str(tmp_path / "data")]
     assert calls == [("sweep", ["launch", *arguments]), ("collect_results", ["--input_dir", f"{tmp_path}/sweep"]),
                      (tmp_path / "sweep", tmp_path / "report.html")]
@@ -126,13 +127,14 @@ def test_quickstart_in_a_checkout_that_is_not_attached_says_so(monkeypatch, tmp_
 
 
 def test_the_hosts_sweep_accepts_quickstarts_arguments(monkeypatch, tmp_path, capsys):
-    """Twelve jobs: three algorithms by four environments, each with the shared hparams."""
-    arguments = quickstart.sweep_arguments(tmp_path / "sweep", tmp_path / "data")
+    """Twelve jobs a trial: three algorithms by four environments, each with the shared hparams."""
+    arguments = quickstart.sweep_arguments(tmp_path / "sweep", tmp_path / "data", n_trials=2)
     arguments[arguments.index("cores")] = "dummy"
     monkeypatch.setattr(sys, "argv", ["sweep", "launch", *arguments])
     runpy.run_module(f"{host.NAME}.scripts.sweep", run_name="__main__")
     printed = capsys.readouterr().out
     commands = [launchers.command_options(line) for line in printed.splitlines() if line.startswith("Dummy launcher")]
-    assert {(options["algorithm"], options["test_envs"]) for options in commands} == {
-        (algorithm, str(env)) for algorithm in ("ERM", "SAM", "DomainFusion") for env in range(4)}
+    assert {(options["algorithm"], options["test_envs"], options["trial_seed"]) for options in commands} == {
+        (algorithm, str(env), trial) for algorithm in ("ERM", "SAM", "DomainFusion") for env in range(4)
+        for trial in "01"}
     assert all(json.loads(options["hparams"]) == quickstart.QUICKSTART_HPARAMS for options in commands)
