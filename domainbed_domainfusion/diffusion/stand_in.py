@@ -39,7 +39,7 @@ def randomise(ldm: LatentDiffusion) -> None:
     block = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(ldm.device, ldm.dtype)
     for network in (ldm._unet, ldm._vae):
         for parameter in network.parameters():
-            flat = parameter.view(-1)
+            flat = parameter.as_strided((parameter.numel(),), (1,))  # as it lies in memory: channels_last too
             for start in range(0, len(flat), len(block)):
                 part = flat[start:start + len(block)]
                 part.copy_(block[:len(part)])
