@@ -21,7 +21,8 @@ def markdown(content: Content) -> str:
                          f"{_markdown_table(*_comparison_cells(part))}")
     for gap in content.gaps:
         commands = "\n".join(gap.commands)
-        parts.append(f"Missing: {gap.algorithm} on {gap.dataset}, {len(gap.jobs)} jobs\n\n```\n{commands}\n```\n")
+        jobs = f"{len(gap.jobs)} job{'s' if len(gap.jobs) > 1 else ''}"
+        parts.append(f"Missing: {gap.algorithm} on {gap.dataset}, {jobs}\n\n```\n{commands}\n```\n")
     return "\n".join(parts)
 
 
