@@ -8,11 +8,10 @@ import json
 import math
 
 from domainbed_domainfusion import host
+from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 
-IMAGES = {  # per environment, in the host's order
-    "PACS": (2048, 2344, 1670, 3929), "VLCS": (1415, 2656, 3282, 3376), "OfficeHome": (2427, 4365, 4439, 4357),
-    "TerraIncognita": (4741, 9736, 3970, 5883), "DomainNet": (48129, 51605, 72266, 172500, 172947, 69128)}
-CLASSES = {"PACS": 7, "VLCS": 5, "OfficeHome": 65, "TerraIncognita": 10, "DomainNet": 345}
+IMAGES = {name: benchmark.images for name, benchmark in BENCHMARKS.items()}  # per environment, in the host's order
+CLASSES = {name: benchmark.classes for name, benchmark in BENCHMARKS.items()}
 
 UNET, ENCODER, DECODER = 286.5e9, 428.0e9, 974.1e9
 GRADIENT = {"full": 2.27, "sds": 1.6}  # time of the LD gradient / of the bare forward
