@@ -47,7 +47,7 @@ class TrainedModel:
             raise InputError(f"There is no model {path}: give the model.pkl of a finished run (train writes it at the "
                              "end, unless --skip_model_save is given).")
         try:
-            with getattr(torch.serialization, "safe_globals", contextlib.nullcontext)(NUMPY_SCALARS):
+            with torch.serialization.safe_globals(NUMPY_SCALARS):
                 content = torch.load(path, map_location="cpu", weights_only=True)
             values = [content[key] for key in KEYS]
         except Exception as error:  # whatever an unpickler raises on bytes that are no pickle
