@@ -103,7 +103,7 @@ class LatentDiffusion:
                 raise InputError(f"The tokenizer of {self.source} does not know the words that tell {prompt!r} from "
                                  f"{other!r}: use other class names, another prompt template or another LDM.")
         with torch.no_grad():
-            return encoder(ids.to(self.device))[0]
+            return encoder(ids.to(self.device))[0].to(self.dtype)
 
     def drop_text_encoder(self) -> None:
         """Free the text encoder's memory; a later `embed` reads it again."""

@@ -25,14 +25,14 @@ def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, 
 
 
 def text_encoder(path: Path, dtype: torch.dtype) -> CLIPTextModel:
-    """CLIP's text model from `path`."""
+    """CLIP's text model from `path`; in float32 for float64, in which older transformers cannot mask."""
     with _no_progress_bar():
         if path.is_file():
             config = CLIPTextConfig.from_pretrained(single_file.CONFIGS / "text_encoder")
             encoder = CLIPTextModel.from_pretrained(None, config=config, state_dict=_tensors(path, "text_encoder"))
         else:
             encoder = CLIPTextModel.from_pretrained(path / "text_encoder", use_safetensors=True, local_files_only=True)
-    return frozen(encoder.to(dtype))
+    return frozen(encoder.to(torch.float32 if dtype == torch.float64 else dtype))
 
 
 def tiny_decoder(folder: Path, dtype: torch.dtype) -> AutoencoderTiny:

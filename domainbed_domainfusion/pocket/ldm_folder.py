@@ -103,7 +103,8 @@ def _name_as_in_stable_diffusion(file: Path) -> None:
 def save_folder(parts: Parts, folder: str) -> None:
     """Write `parts` as a Stable Diffusion 1.x folder, weights in float16 safetensors; file by file, each atomic."""
     from diffusers import StableDiffusionPipeline
-    vae, unet, text_encoder = (copy.deepcopy(part).half().eval() for part in parts[:3])
+    vae, unet, text_encoder = (copy.deepcopy(part).to(torch.float16, memory_format=torch.contiguous_format).eval()
+                               for part in parts[:3])  # older releases refuse to save channels_last weights
     pipeline = StableDiffusionPipeline(
         vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=parts.tokenizer, scheduler=make_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)

@@ -33,7 +33,7 @@ def test_sd1_has_stable_diffusions_parameters():
 
 
 @pytest.mark.parametrize("gradient", ["full", "sds"])
-def test_stock_forward_mode_is_latent_distillation(tiny, gradient):
+def test_stock_forward_mode_is_latent_distillation(tiny, gradient, stock_jvp):
     ldm, prompts = tiny.load("cpu", "float64")
     images, labels = tiny.images(3)
     p, seeds = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64), [4, 5, 6]

@@ -29,7 +29,9 @@ def fewer_runs(monkeypatch):
 
 
 @pytest.mark.parametrize("suite", RATIOS)
-def test_a_suite_prints_each_ratio_once(suite, tmp_path, capsys):
+def test_a_suite_prints_each_ratio_once(suite, tmp_path, capsys, request):
+    if suite == "ld":
+        request.getfixturevalue("stock_jvp")
     output = tmp_path / "results" / f"{suite}.json"
     assert main(["--suite", suite, "--model", "tiny", "--repeats", "1", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
@@ -53,7 +55,7 @@ def test_compiled_is_the_model_that_ours_uses(monkeypatch):
         assert compiled == [model.load("cpu", "float32")[0]] and results.settings["compiled"] is True
 
 
-def test_ld_gradients_are_exact():
+def test_ld_gradients_are_exact(stock_jvp):
     """The exactness table is of our gradient against float64: columns that a wrong rule would spoil."""
     with opened("tiny") as model:
         rows = {tuple(row[:2]): row[3:] for row in _exactness(model, "cpu").rows}

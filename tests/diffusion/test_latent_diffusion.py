@@ -272,7 +272,7 @@ def test_a_prompt_too_long_is_not_cut(ldm):
 
 
 def test_classes_the_tokenizer_cannot_tell_apart(broken):
-    (broken / "tokenizer" / "tokenizer.json").unlink()
+    (broken / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)  # older transformers write none
     vocabulary = json.loads((broken / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
     known = {text: number for text, number in vocabulary.items() if text[0] not in "cat"}
     (broken / "tokenizer" / "vocab.json").write_text(json.dumps(known), encoding="utf-8")
