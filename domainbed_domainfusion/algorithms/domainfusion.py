@@ -4,7 +4,6 @@ Read `DomainFusion.update` and `DomainFusion.generate` beside the paper's Algori
 """
 
 import math
-import time
 import warnings
 from functools import partial
 from typing import Optional
@@ -21,6 +20,7 @@ from ..identity import model_identity, run_identity, sources_of
 from ..pixels import PixelRange
 from ..saved_rounds import SavedRounds, weights_digest
 from ..seeding import generator_of, seed_of
+from ..stopwatch import Stopwatch
 from ..synthetic import GenerateDataset, Generated, round_begins, uses_generated
 
 
@@ -213,26 +213,6 @@ class DomainFusion(host.algorithms.ERM):
     def __getstate__(self) -> dict:
         """Copies and pickles hold the classifier; φ and the generated images stay with the run that made them."""
         return {**self.__dict__, "_diffusion": None, "_generate_dataset": None}
-
-
-class Stopwatch:
-    """Seconds that a block took, the GPU's work included."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.seconds = 0.0
-
-    def __enter__(self) -> "Stopwatch":
-        self._started = self._now()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.seconds = self._now() - self._started
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 def _ld_values(confidence: torch.Tensor, value: torch.Tensor, a: torch.Tensor) -> dict[str, float]:

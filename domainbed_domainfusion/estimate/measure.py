@@ -37,7 +37,7 @@ class Calibration:
         import torch
         from .. import host
         algorithm = host.algorithms.get_algorithm_class(spec["algorithm"])  # imports the host, which registers us
-        from ..algorithms.domainfusion import Stopwatch
+        from ..stopwatch import Stopwatch
         self.result = {"imports": time.time() - spec["started"], "warm_up": 0.0}
         self.hparams, self.repeated = spec["hparams"], spec["repeated"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
