@@ -28,6 +28,7 @@ from ..errors import InputError
 from ..files import write_atomically
 from ..seeding import seed_of
 from . import CLASS_NAMES, glyphs, paints
+from .contact_sheet import write_sheet
 
 NAMESPACE = "DigitStyles"
 ENVIRONMENTS = ["H", "P", "O", "A"]
@@ -185,13 +186,12 @@ def digit_styles_class() -> type:
 
 def main() -> None:
     """Draws a contact sheet: a block of rows an environment, a column a digit."""
-    from . import sheets
     parser = argparse.ArgumentParser(description="Draw a sheet of DigitStyles.")
     parser.add_argument("--sheet", required=True, help="the PNG file to write")
     arguments = parser.parse_args()
     rows = [handwritten()[:40]]
     rows += [np.stack([render(environment, index) for index in range(40)]) for environment in LOOKS]
-    sheets.write_sheet(np.concatenate(rows), 20, arguments.sheet)
+    write_sheet(np.concatenate(rows), 20, arguments.sheet)
 
 
 if __name__ == "__main__":

@@ -23,26 +23,12 @@ from ..errors import InputError
 from ..files import write_atomically
 from ..seeding import generator_of
 from . import CLASS_NAMES, digit_styles, pretraining
+from .contact_sheet import write_sheet
 
 PROMPT = "a photo of a {}"
 STEPS, GUIDANCE, STRENGTHS = 10, 5., (.6, .8, .95)
 PER_CLASS, SHOWN = 20, 10
 JUDGE_RENDERS, JUDGE_STEPS, JUDGE_SEED = 6_000, 900, 1_000_001
-
-
-def write_sheet(images: np.ndarray, columns: int, path: str, zoom: int = 2) -> None:
-    """Images (n, 3, H, W) uint8 as a PNG of that many columns, n a multiple of it, each pixel zoom x zoom.
-
-    In 256 colours chosen for it, so that a sheet of noisy pictures takes a quarter of a megabyte.
-    """
-    from PIL import Image
-    n, _, height, width = images.shape
-    page = images.reshape(n // columns, columns, 3, height, width).transpose(0, 3, 1, 4, 2)
-    picture = Image.fromarray(page.reshape(n // columns * height, columns * width, 3))
-    content = BytesIO()
-    picture = picture.quantize(256, dither=Image.Dither.NONE)
-    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(content, "PNG")
-    write_atomically(path, content.getvalue())
 
 
 def load_pipelines(folder: str) -> tuple:
