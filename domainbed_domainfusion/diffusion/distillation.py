@@ -6,22 +6,26 @@ gradient of LD is Σ_i a_i ∇p_i with one number a_i = ∂LD_i/∂p_i per image
 """
 
 import warnings
+from typing import Callable
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from ..seeding import generator_of
+from ..stopwatch import Stopwatch
 from .corruption import corrupt
 from .forward_mode import Dual, UnsupportedOperation
 from .memory import fitting
-from .micro_batches import in_micro_batches
+from .micro_batches import in_micro_batches, is_out_of_memory
 from .model import LatentDiffusion
 from .prompts import Prompts
 
 WEIGHTINGS = ("uniform", "one_minus_alpha_bar", "snr")
 GRADIENTS = ("sds", "full")
 GRADIENT_MODES = ("forward", "reverse", "auto")
+TIMED_DEVICES = ("cuda",)  # where "auto" times both modes; on a CPU forward was measured (benchmarks/results)
+WORTH = 0.9  # the part of forward's time that reverse must stay below: a near tie must not decide how a run's sums round
 
 
 def surrogate(value: Tensor, slope: Tensor, confidence: Tensor) -> Tensor:
@@ -44,7 +48,7 @@ class LatentDistillation:
         LD) or "sds" (score distillation: without the U-Net's Jacobian); micro_batch: images at once, None for as many
         as fit by the first call's measure (`memory.fitting`); out of memory halves it for good. gradient_mode:
         "forward" needs no reverse pass (see `forward_mode`), "reverse" is torch's autograd, "auto" is forward unless
-        the LDM has an operation without a rule.
+        the LDM has an operation without a rule, or, on a GPU, reverse fits into memory and is clearly faster there.
         """
         for name, value, known in (("weighting", weighting, WEIGHTINGS), ("gradient", gradient, GRADIENTS),
                                    ("gradient_mode", gradient_mode, GRADIENT_MODES)):
@@ -73,8 +77,28 @@ class LatentDistillation:
         if self.micro_batch is None and len(images) > 1:
             self.micro_batch = fitting(lambda: in_micro_batches(run, 1, 1), self.ldm.device)
         parts, self.micro_batch = in_micro_batches(run, len(images), self.micro_batch)
+        if self.gradient_mode == "auto" and self.ldm.device.type in TIMED_DEVICES:
+            self._settle_mode(run, min(self.micro_batch or len(images), len(images)))
         values, slopes = zip(*parts)
         return torch.cat(values), torch.cat(slopes)
+
+    def _settle_mode(self, run: Callable[[slice], object], size: int) -> None:
+        """For all later calls: reverse if it takes a micro-batch of this size in less time, forward otherwise."""
+        def seconds() -> float:
+            with Stopwatch(self.ldm.device) as watch:
+                run(slice(0, size))
+            return watch.seconds
+
+        forward = seconds()  # warm: the call at hand was forward
+        self.gradient_mode, reverse = "reverse", float("inf")
+        try:
+            run(slice(0, size))  # the first of its kind is slower
+            reverse = seconds()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        if reverse >= WORTH * forward:
+            self.gradient_mode = "forward"
 
     def _micro_batch(self, images: Tensor, labels: Tensor, confidence: Tensor,
                      seeds: list[int]) -> tuple[Tensor, Tensor]:

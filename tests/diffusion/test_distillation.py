@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from domainbed_domainfusion.diffusion import forward_mode
+from domainbed_domainfusion.diffusion import distillation, forward_mode
 from domainbed_domainfusion.diffusion.corruption import corrupt
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation, surrogate
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
@@ -211,6 +211,50 @@ def test_auto_goes_on_in_reverse_and_says_so_once(ldm, prompts, images, labels, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours.coefficients(images, labels, CONFIDENCE, SEEDS)
+
+
+@pytest.fixture
+def timed_device(monkeypatch):
+    """Let "auto" take the CPU for a GPU, and a stopwatch with what the modes are to take: first forward, then reverse."""
+    seconds = []
+
+    class Stopwatch:
+        def __init__(self, device):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            self.seconds = seconds.pop(0)
+
+    monkeypatch.setattr(distillation, "TIMED_DEVICES", ("cpu",))
+    monkeypatch.setattr(distillation, "Stopwatch", Stopwatch)
+    return seconds
+
+
+@pytest.mark.parametrize("reverse, settled", [(0.8, "reverse"), (0.95, "forward"), (2.0, "forward")])
+def test_auto_settles_on_the_faster_mode_of_a_gpu_once(ldm, prompts, images, labels, timed_device, reverse, settled):
+    timed_device += [1.0, reverse]
+    ours, forward = LatentDistillation(ldm, prompts), LatentDistillation(ldm, prompts, gradient_mode="forward")
+    first = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert torch.equal(first[1], forward.coefficients(images, labels, CONFIDENCE, SEEDS)[1])
+    assert ours.gradient_mode == settled and not timed_device
+    expected = LatentDistillation(ldm, prompts, gradient_mode=settled).coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert torch.equal(ours.coefficients(images, labels, CONFIDENCE, SEEDS)[1], expected[1])
+
+
+def test_auto_stays_forward_where_reverse_does_not_fit(ldm, prompts, images, labels, timed_device, monkeypatch):
+    timed_device += [1.0]
+    monkeypatch.setattr(LatentDistillation, "_reverse", out_of_memory)
+    ours = LatentDistillation(ldm, prompts)
+    for _ in range(2):
+        ours.coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert ours.gradient_mode == "forward"
+
+
+def out_of_memory(*arguments):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_out_of_memory_halves_the_micro_batch(ldm, prompts, images, labels, monkeypatch):
