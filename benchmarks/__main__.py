@@ -34,7 +34,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     warnings.filterwarnings("ignore", message="(?s).*(clip_sample|steps_offset|torch_dtype)", category=FutureWarning)
     suite = importlib.import_module(f".{arguments.suite}", __package__)
     with models.opened(arguments.model) as model:
-        options = {"compiled": True} if arguments.compile else {}
+        options = {"compiled": arguments.compile} if arguments.compile else {}
         results = suite.run(model, arguments.device, dtype, arguments.repeats or REPEATS[arguments.suite], **options)
     machine = describe(arguments.device, _without_output(sys.argv[1:] if argv is None else argv))
     print(results.markdown(machine))
@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="default: float32 on a CPU, float16 on a GPU")
     parser.add_argument("--repeats", type=int, help="rounds that are counted; default "
                         + ", ".join(f"{suite} {count}" for suite, count in REPEATS.items()))
-    parser.add_argument("--compile", action="store_true", help="with --suite candidates: ours with torch.compile")
+    parser.add_argument("--compile", nargs="?", const="kernels", choices=["kernels", "cuda_graphs"],
+                        help="with --suite candidates: ours with torch.compile, on a GPU also as CUDA graphs")
     parser.add_argument("--output", type=Path, help="a .json file; the table goes to the .md beside it")
     return parser
 

@@ -1,7 +1,7 @@
 """R3, R4 and R6: candidates per second beside diffusers' image-to-image pipeline, with ours and its own settings."""
 
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,18 +31,18 @@ class Method:
     guided: int
 
 
-def run(model: Model, device: str, dtype: str, repeats: int, compiled: bool = False) -> Results:
+def run(model: Model, device: str, dtype: str, repeats: int, compiled: Optional[str] = None) -> Results:
     """The suite. Every method makes images of the same size and guidance scale; the table says how many steps.
 
-    compiled: ours with torch.compile; the warm-up round compiles.
+    compiled: ours with torch.compile, "kernels" or "cuda_graphs"; the warm-up round compiles.
     """
     methods = _methods(model, device, dtype)
     on_gpu = torch.device(device).type == "cuda"
     flop = _flop(methods[SHIPPED]) if on_gpu else 0  # before compiling, which hides operators from the count
     if compiled:
-        model.load(device, dtype)[0].compile()
+        model.load(device, dtype)[0].compile(cuda_graphs=compiled == "cuda_graphs")
     results = Results("candidates", model.name, {
-        "device": device, "dtype": dtype, "batch": methods[SHIPPED].count, "compiled": compiled,
+        "device": device, "dtype": dtype, "batch": methods[SHIPPED].count, "compiled": compiled or "no",
         "repeats": repeats})
     results.seconds = interleaved({name: method.run for name, method in methods.items()}, repeats, device, "candidates")
     per_image = {name: [taken / methods[name].count for taken in results.seconds[name]] for name in methods}

@@ -83,6 +83,7 @@ def _stages(value: Any) -> bool:
 
 STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
 FLAG = (lambda value: isinstance(value, bool)), "true or false"
+COMPILE = (lambda value: isinstance(value, bool) or value == "cuda_graphs"), "true, false or cuda_graphs"
 TEXT = (lambda value: isinstance(value, str) and value != ""), "a text"
 TEMPLATE = (lambda value: isinstance(value, str) and value.count("{}") == 1), "a text with one {} for the class name"
 NAMES = ((lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))),
@@ -129,8 +130,8 @@ DOMAINFUSION = (
     Hparam("lambda3", 0.5, *_number(0), "weight of the generated minibatch's cross-entropy", "S"),
     Hparam("ldm_decoder", None, *OPTIONAL_TEXT, "folder or hub id of an AutoencoderTiny that decodes in the VAE's "
            "place", "ours"),
-    Hparam("ldm_compile", False, *FLAG, "torch.compile for the U-Net and the decoder in generation: minutes at the "
-           "start, for long runs on a GPU", "ours"),
+    Hparam("ldm_compile", False, *COMPILE, "torch.compile for the U-Net and the decoder in generation, also as "
+           "cuda_graphs: minutes at the start, for long runs on a GPU", "ours"),
     # generation: Algorithm 1, lines 4 to 13
     Hparam("candidates", 3, *_integer(1), "N_c, images generated for each one kept", "S", search=PAPER_CANDIDATES),
     Hparam("generation_interval", 5, *_integer(1), "Itv, epochs from one round of generation to the next", "S"),
@@ -168,7 +169,8 @@ DOMAINFUSION = (
     Hparam("ld_gradient", "full", *_one_of("full", "sds"), "through the U-Net as listed, or without its Jacobian",
            "S / A"),
     Hparam("ld_gradient_mode", "auto", *_one_of("auto", "forward", "reverse"), "how it is computed: forward-mode "
-           "differentiation, reverse, or forward where the model's operations allow it", "ours"),
+           "differentiation, reverse, or forward unless the model has an operation that it lacks or, on a GPU, reverse "
+           "fits and is clearly faster", "ours"),
     Hparam("ld_input", "generated", *_one_of("generated", "raw"), "which minibatch it sees", "S (listing)"),
     Hparam("ld_corruption", "contrast", *_one_of("contrast", "blur", "pepper", "mask", "none"),
            "how the confidence corrupts the image", "S"),

@@ -42,7 +42,7 @@ class DiffusionSide:
         """Load φ (once per process) on the classifier's device; raises InputError if it cannot be used."""
         ldm, prompts = load_prompted(hparams, class_names, device)
         if hparams["ldm_compile"]:
-            ldm.compile()
+            ldm.compile(cuda_graphs=hparams["ldm_compile"] == "cuda_graphs")
         candidates = CandidateSampler(ldm, prompts, steps=hparams["denoising_steps"], strength=hparams["strength"],
                                       guidance_scale=hparams["guidance_scale"], scheduler=hparams["scheduler"],
                                       timestep_spacing=hparams["timestep_spacing"],

@@ -48,6 +48,7 @@ class LatentDiffusion:
         self._scheduler_config = json.loads(scheduler.read_text("utf-8"))
         self._text_encoder = None  # read at the first `embed`
         self._compiled: dict = {}  # see `compile`
+        self._replayed = False  # whether as CUDA graphs
         self.alphas_cumprod = self.scheduler("ddim").alphas_cumprod.to(device)  # ᾱ_t, (T,) float32
         self.num_train_timesteps = len(self.alphas_cumprod)
         self.scaling_factor: float = self._vae.config.scaling_factor
@@ -123,7 +124,7 @@ class LatentDiffusion:
         pixels = latents[0, 0].numel() * self.scale_factor**2
         slices = latents.to(self.device, self.dtype).split(max(1, DECODER_SLICE // pixels))
         decode = self._compiled.get("decode", self._decoder.decode)
-        images = [decode(part / self._decoder.config.scaling_factor).sample for part in slices]
+        images = [self._kept(decode(part / self._decoder.config.scaling_factor).sample) for part in slices]
         return torch.cat(images).float().clamp(-1, 1)
 
     def predict_noise(self, latents: Tensor, timesteps: Tensor, embeddings: Tensor,
@@ -134,19 +135,27 @@ class LatentDiffusion:
         """
         plain = isinstance(latents, Tensor) and not torch.is_grad_enabled()
         unet = self._compiled.get("unet", self._unet) if plain else self._unet
-        return unet(latents.to(self.device, self.dtype), timesteps.to(self.device),
-                    encoder_hidden_states=embeddings.to(self.device, self.dtype),
-                    timestep_cond=self._guidance(guidance_scale)).sample
+        noise = unet(latents.to(self.device, self.dtype), timesteps.to(self.device),
+                     encoder_hidden_states=embeddings.to(self.device, self.dtype),
+                     timestep_cond=self._guidance(guidance_scale)).sample
+        return self._kept(noise) if plain else noise
 
-    def compile(self, backend: str = "inductor") -> None:
+    def compile(self, cuda_graphs: bool = False, backend: str = "inductor") -> None:
         """From now on run the U-Net and the decoder compiled by `torch.compile`, wherever nothing is differentiated.
 
         The first batch of every shape compiles, which takes minutes with a full-size model.
+        cuda_graphs: replay each shape's kernels as one CUDA graph, so that launching them takes no time.
+        Raises InputError for CUDA graphs without a GPU.
         """
+        if cuda_graphs and self.device.type != "cuda":
+            raise InputError("The hparam ldm_compile is \"cuda_graphs\", but the diffusion model runs on the "
+                             f"{self.device.type.upper()}: set it to true or false.")
         if not self._compiled:
             self._channels_last()
-            self._compiled = {"unet": torch.compile(self._unet, backend=backend),
-                              "decode": torch.compile(self._decoder.decode, backend=backend)}
+            mode = "reduce-overhead" if cuda_graphs else None  # torch's name for CUDA graphs
+            self._compiled = {"unet": torch.compile(self._unet, backend=backend, mode=mode),
+                              "decode": torch.compile(self._decoder.decode, backend=backend, mode=mode)}
+            self._replayed = cuda_graphs
 
     def scheduler(self, name: str, timestep_spacing: str = "leading"):
         """A fresh diffusers scheduler with the model's noise schedule: ddim, pndm, dpmsolver++, lcm, or "folder".
@@ -179,6 +188,10 @@ class LatentDiffusion:
         """Weights, and with them activations, with the channels innermost, as the convolution kernels work."""
         for network in (self._unet, self._vae, self._decoder):
             network.to(memory_format=torch.channels_last)
+
+    def _kept(self, result: Tensor) -> Tensor:
+        """A CUDA graph writes every result to the same place; solvers and slices outlive the next replay."""
+        return result.clone() if self._replayed else result
 
     def _guidance(self, scale: float) -> Tensor | None:
         """The embedding (1, D) of a guidance scale, as diffusers' pipeline makes it."""

@@ -49,10 +49,12 @@ def test_a_suite_prints_each_ratio_once(suite, tmp_path, capsys, request):
 
 def test_compiled_is_the_model_that_ours_uses(monkeypatch):
     compiled = []
-    monkeypatch.setattr(LatentDiffusion, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(LatentDiffusion, "compile", lambda self, cuda_graphs: compiled.append((self, cuda_graphs)))
+    monkeypatch.setattr(candidates, "interleaved", lambda methods, *_: {name: [1.0] for name in methods})
     with opened("tiny") as model:
-        results = candidates.run(model, "cpu", "float32", 1, compiled=True)
-        assert compiled == [model.load("cpu", "float32")[0]] and results.settings["compiled"] is True
+        for how, graphs in (("kernels", False), ("cuda_graphs", True)):
+            results = candidates.run(model, "cpu", "float32", 1, compiled=how)
+            assert compiled.pop() == (model.load("cpu", "float32")[0], graphs) and results.settings["compiled"] == how
 
 
 def test_ld_gradients_are_exact(stock_jvp):

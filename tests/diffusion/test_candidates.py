@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import diffusers
 import pytest
 import torch
 
+from domainbed_domainfusion.diffusion import model
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
@@ -211,3 +213,32 @@ def test_compiled_is_eager(tmp_path, images, labels):
     count = len(graphs)
     again = distillation.coefficients(images, labels, confidence, [1, 2, 3])
     assert torch.equal(again[1], slope[1]) and len(graphs) == count  # what is differentiated is not compiled
+
+
+class SamePlace:
+    """A network that writes every result of a shape to the same place, as the replay of a CUDA graph does."""
+
+    def __init__(self, network):
+        self.network, self.places = network, {}
+
+    def __call__(self, *args, **kwargs):
+        result = self.network(*args, **kwargs).sample
+        return SimpleNamespace(sample=self.places.setdefault(result.shape, torch.empty_like(result)).copy_(result))
+
+
+@pytest.mark.parametrize("scheduler", ["pndm", "dpmsolver++"])  # both remember earlier predictions
+def test_what_a_cuda_graph_overwrites_is_kept(ldm, prompts, images, labels, monkeypatch, scheduler):
+    monkeypatch.setattr(model, "DECODER_SLICE", 2 * 32 * 32)
+    sampler = CandidateSampler(ldm, prompts, 6, scheduler=scheduler)
+    eager = sampler.sample(images, labels, SEEDS)
+    monkeypatch.setattr(ldm, "_compiled", {"unet": SamePlace(ldm._unet), "decode": SamePlace(ldm._decoder.decode)})
+    monkeypatch.setattr(ldm, "_replayed", True)
+    replayed = sampler.sample(images, labels, SEEDS)
+    assert torch.equal(replayed.latents, eager.latents) and torch.equal(replayed.images, eager.images)
+
+
+def test_cuda_graphs_need_a_gpu(ldm):
+    with pytest.raises(InputError) as error:
+        ldm.compile(cuda_graphs=True)
+    assert str(error.value) == ('The hparam ldm_compile is "cuda_graphs", but the diffusion model runs on the CPU: set '
+                                "it to true or false.")
