@@ -21,6 +21,7 @@ JOBS_VARIABLE = "DOMAINFUSION_JOBS"
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} jobs [{elapsed}<{remaining}{postfix}]"
 POLL_SECONDS = 0.2
 TAIL_BYTES = 65536
+KILLED = (-9, 128 + 9)  # by SIGKILL, as a process and as its shell report it
 
 
 def run_host_script(script: str, arguments: Sequence[str]) -> int:
@@ -132,7 +133,13 @@ class _Job:
         return f"{self} {f'step {step}' if step >= 0 else 'starting'}"
 
     def last_error(self) -> str:
-        """The last line of err.txt; of what the shell and the interpreter said if the job never came to write one."""
+        """The last line of err.txt; of what the shell and the interpreter said if the job never came to write one.
+
+        A job that the system killed wrote nothing of it.
+        """
+        if self.process.returncode in KILLED:
+            return ("it was killed, as the system does when the memory is used up: run fewer jobs at a time, for "
+                    f"example {JOBS_VARIABLE}=1")
         err = Path(self.options["output_dir"]) / "err.txt" if "output_dir" in self.options else None
         text = _tail(err) if err is not None and err.is_file() else ""
         if not text.strip():

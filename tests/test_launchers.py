@@ -61,6 +61,17 @@ def test_failed_jobs_are_named_with_the_last_line_of_their_error(four_cores, tmp
         f"  SAM PACS test_envs 2 3 in {tmp_path}/b: gone")
 
 
+@pytest.mark.parametrize("command", ["kill -9 $$", "sh -c 'kill -9 $$'; exit $?"])
+def test_a_job_that_the_system_killed_is_told_the_remedy(four_cores, tmp_path, command):
+    """Whatever it warned of before."""
+    (tmp_path / "err.txt").write_text("UserWarning: eight workers\n")
+    with pytest.raises(InputError) as raised:
+        launchers.cores([f"{command} # --algorithm SAM --dataset PACS --output_dir {tmp_path}"])
+    assert str(raised.value).endswith(
+        f"  SAM PACS test_envs 0 in {tmp_path}: it was killed, as the system does when the memory is used up: run fewer "
+        "jobs at a time, for example DOMAINFUSION_JOBS=1")
+
+
 def test_progress_counts_the_steps_in_the_results_file(tmp_path):
     job = launchers._Job(f"exec sleep 30 --algorithm ERM --dataset PACS --output_dir {tmp_path} --steps 200")
     assert job.progress() == 0
