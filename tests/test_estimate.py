@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from domainbed_domainfusion import cli, host
+from domainbed_domainfusion.algorithms.diffusion_side import DiffusionSide
 from domainbed_domainfusion.diffusion.layout import check_folder
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.estimate import (Data, Estimate, StandIns, calibration, costs, counting, measure,
                                              stand_ins, tables)
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.pocket.digit_styles import digit_styles_class
+
+from .conftest import TinyDigits
 
 REQUIRED = ["--output_dir", "nowhere", "--data_dir", "nowhere", "--command_launcher", "local"]
 
@@ -34,7 +37,7 @@ def job(hparams=None, **counts) -> counting.Job:
 
 def rates(**values) -> calibration.Rates:
     zero = {name: 0 for name in ("imports", "startup", "ended", "warm_up", "raw_step", "step", "evaluated", "saving",
-                                 "model_bytes", "ram_bytes", "loader_processes")}
+                                 "model_bytes", "ram_bytes", "loader_processes", "prefetched_bytes")}
     return calibration.Rates(**{**zero, "threads": 1, "device": "cpu", **values})
 
 
@@ -307,6 +310,16 @@ def test_a_slow_algorithm_is_measured_as_slow(monkeypatch, spec):
     assert measured["model_bytes"] > 4 * sum(p.numel() for p in Slow((3, 32, 32), 4, 2, spec["hparams"]).parameters())
 
 
+def test_minibatches_that_wait_in_loader_processes(monkeypatch, spec):
+    """By hand: in-splits of 16, 17 and 18 images, out-splits of 4, all of them smaller than an evaluation batch."""
+    monkeypatch.setattr(host.datasets.TinyDigits, "N_WORKERS", 2)
+    loader = torch.utils.data.DataLoader([0], num_workers=1)
+    images = 2 * 4 + (16 + 17 + 18) + 3 * 4
+    result = measure.Calibration(spec).result
+    assert result["loader_processes"] == 2 * (2 + 6)
+    assert result["prefetched_bytes"] == loader.prefetch_factor * 2 * images * 3 * 32 * 32 * 4
+
+
 def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tiny_ldm):
     """Per image kept, and per image and draw: a candidate that sleeps 5 ms, an LD gradient that sleeps 3 ms."""
     from domainbed_domainfusion.diffusion.candidates import CandidateSampler
@@ -332,6 +345,19 @@ def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tin
         assert 0.015 <= measured["kept"] and 0.003 <= measured["ld_gradient"]
 
 
+@pytest.mark.parametrize("seconds, expected", [((0.5, 0.8), 0.2 + 8 * 0.3), ((0.5, 0.4), 0.2), ((0.1, 0.2), 0.0)])
+def test_a_hiccup_makes_no_time_negative(monkeypatch, spec, tiny_ldm, seconds, expected):
+    """One candidate at one and at two steps, 0.3 s of it its source's encoding; nine evaluations without guidance."""
+    hparams = {**host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"), "ldm": tiny_ldm,
+               "backbone": "mnist_cnn", "batch_size": 4, "guidance_scale": 1.0}
+    run = measure.Calibration({**spec, "algorithm": "DomainFusion", "hparams": hparams})
+    run.algorithm._diffusion = DiffusionSide.load(hparams, TinyDigits.CLASS_NAMES, run.device)
+    taken = list(seconds)
+    monkeypatch.setattr(run, "_seconds", lambda call: taken.pop(0))
+    found = run._candidate(hparams, torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long), 0.3, 1)
+    assert found == pytest.approx(expected)
+
+
 def test_the_whole_estimate(monkeypatch, tmp_path, capsys, tiny_ldm):
     """Stdout is one JSON object, although a dataset without class names makes the algorithm print; nothing is left."""
     monkeypatch.setattr(calibration, "SECONDS", 0.1)
@@ -354,12 +380,14 @@ def test_what_is_printed():
     """Numbers by hand: two jobs of 40 s, of which generation 8640 s would be a tenth of a day."""
     made = counting.Job({"dataset": "PACS", "algorithm": "DomainFusion"}, {}, steps=1000, checkpoints=3,
                         evaluated=29973, rounds=2, kept=8000, candidates=24000, ld_gradients=48000, domains=3)
-    point = calibration.Measured([(made, rates(ram_bytes=2**31, device="cpu", threads=2, few_images=1))])
+    point = calibration.Measured([(made, rates(
+        ram_bytes=2**31, device="cpu", threads=2, few_images=1, loader_processes=88, prefetched_bytes=3 * 2**30))])
     part = costs.Seconds(10, 3600, 43200, 7200, 720, 1)
     result = Estimate("local", [made, made], [part, part], 1, {"PACS": Data((1, 2), True)},
                       calibration.Conditions(({},)), [point, point], part.total * 2, 2**30, ["A note."])
     text = tables.as_text(result)
     assert "2 jobs to launch; 1 more are done or begun" in text
+    assert "a job has 88 loader processes, with 3.0 GiB of waiting minibatches" in text
     assert "PACS: 3 images in 2 environments (published sizes)" in text
     lines = {line.split("  ")[0]: line.split("  ", 1)[1].split() for line in text.splitlines() if "  " in line}
     assert lines["PACS DomainFusion, 2 jobs here"] == ["0.00", "1.00", "1.00", "48,000"]

@@ -44,6 +44,7 @@ class Rates:
     model_bytes: int
     ram_bytes: int  # peak resident memory of the main process
     loader_processes: int  # of one job, each with memory of its own
+    prefetched_bytes: int  # minibatches that wait in the loader processes
     threads: int
     device: str
     gpu_bytes: int = 0  # peak allocated

@@ -7,6 +7,7 @@ on training until its standard input is closed, so that its neighbours are measu
 
 import itertools
 import json
+import math
 import resource
 import select
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 EVALUATION_BATCH = 64  # the host's
+PREFETCHED = 2  # minibatches of each loader process, torch's default
 SLOW_ENCODE = 0.1  # seconds of one image's encoding from which on generation and LD are measured on few images: on as
 ENCODED = 1.0  # many as are encoded in this many seconds, at least one
 
@@ -52,6 +54,8 @@ class Calibration:
         # Of the evaluation loaders one is enough: the others' processes would only wait, each in its own memory.
         self.evaluation = loaders.FastDataLoader(splits[0][0], EVALUATION_BATCH, workers)
         self.result["loader_processes"] = workers * (len(training) + 2 * len(splits))
+        minibatches = batch_size * len(training) + sum(min(EVALUATION_BATCH, len(part)) for both in splits for part in both)
+        self.result["prefetched_bytes"] = PREFETCHED * workers * minibatches * 4 * math.prod(dataset.input_shape)
         self.minibatches = zip(*training)
         self.algorithm = algorithm(dataset.input_shape, dataset.num_classes, len(training), self.hparams)
         self.algorithm.to(self.device)
@@ -138,11 +142,11 @@ class Calibration:
             self._distillation(asked, few)
 
     def _encoding(self, size: int) -> float:
-        """Seconds of one image through the VAE's encoder."""
+        """Seconds of one image through the VAE's encoder, the least of a few: it is subtracted from other times."""
         import torch
         images = torch.zeros(1, 3, size, size)
         with torch.no_grad():
-            return [self._seconds(lambda: self.algorithm._diffusion.ldm.encode(images)) for _ in range(2)][1]
+            return min(self._seconds(lambda: self.algorithm._diffusion.ldm.encode(images)) for _ in range(3))
 
     def _rounds(self, asked: dict[str, Any], encoding: float, few: int) -> None:
         """Generation per image kept; reading and storing it apart from the diffusion model's work."""
@@ -182,10 +186,10 @@ class Calibration:
             hparams = {**asked, "denoising_steps": steps, "strength": 1.0, "guidance_interval": 1.0}
             self.algorithm._diffusion = DiffusionSide.load(hparams, self.algorithm.class_names, self.device)
             seconds = self._seconds(lambda: self.algorithm.generate(x, y, [list(range(few))]))
-            points.append((_rows(self.algorithm._diffusion.candidates), (seconds - encoding) / few))
+            points.append((_rows(self.algorithm._diffusion.candidates), max(0.0, seconds - encoding) / few))
         self.algorithm._diffusion = real
         (low, first), (high, second) = points
-        return first + (_rows(real.candidates) - low) * (second - first) / (high - low)
+        return first + (_rows(real.candidates) - low) * max(0.0, second - first) / (high - low)
 
     def _distillation(self, asked: dict[str, Any], few: int) -> None:
         """LD per gradient (image and draw), as `update` reports it; on a step's images, or on `few` of them."""

@@ -91,11 +91,15 @@ def _resources(estimate: Any) -> str:
     gpu = max(point.gpu_bytes for point in rates)
     few = max(point.few_images for point in rates)
     beyond = f" with {few} of a batch's images; all of them take more" if few else ""
+    loaders, prefetched = (max(getattr(point, name) for point in rates)
+                           for name in ("loader_processes", "prefetched_bytes"))
+    outside = (f"; beside it a job has {loaders} loader processes, with {_size(prefetched)} of waiting minibatches"
+               if loaders else "")
     return "\n".join([
         f"wall clock   {wall} ({device})",
         f"GPU memory   {_size(gpu) + ' a job, measured' if gpu else 'not measured: no GPU here'}",
         f"RAM          {_size(ram)} a job, {_size(ram * beside)} for those at a time (measured peak of the main "
-        f"process{beyond}; {max(point.loader_processes for point in rates)} loader processes a job are not in it)",
+        f"process{beyond}{outside})",
         f"disk         {_size(estimate.disk_bytes)} (model.pkl, results, gallery, saved rounds)"])
 
 
