@@ -8,7 +8,6 @@ import importlib
 import sys
 import warnings
 from pathlib import Path
-from typing import Optional
 
 import torch
 
@@ -20,7 +19,7 @@ from .machine import describe
 REPEATS = {"ld": 5, "candidates": 3, "step": 3, "sweep": 2}
 
 
-def main(argv: Optional[list[str]] = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise InputError("torch finds no GPU here: run the benchmark with --device cpu.")
@@ -51,17 +50,27 @@ def _without_output(argv: list[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--suite", choices=REPEATS, required=True)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", choices=models.MODELS, default="pocket")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"],
-                        help="default: float32 on a CPU, float16 on a GPU")
-    parser.add_argument("--repeats", type=int, help="rounds that are counted; default "
-                        + ", ".join(f"{suite} {count}" for suite, count in REPEATS.items()))
-    parser.add_argument("--compile", nargs="?", const="kernels", choices=["kernels", "cuda_graphs"],
-                        help="with --suite candidates: ours with torch.compile, on a GPU also as CUDA graphs")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on a CPU, float16 on a GPU"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        help="rounds that are counted; default " + ", ".join(f"{suite} {count}" for suite, count in REPEATS.items()),
+    )
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="kernels",
+        choices=["kernels", "cuda_graphs"],
+        help="with --suite candidates: ours with torch.compile, on a GPU also as CUDA graphs",
+    )
     parser.add_argument("--output", type=Path, help="a .json file; the table goes to the .md beside it")
     return parser
 

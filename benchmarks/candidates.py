@@ -1,7 +1,8 @@
 """R3, R4 and R6: candidates per second beside diffusers' image-to-image pipeline, with ours and its own settings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,7 +32,7 @@ class Method:
     guided: int
 
 
-def run(model: Model, device: str, dtype: str, repeats: int, compiled: Optional[str] = None) -> Results:
+def run(model: Model, device: str, dtype: str, repeats: int, compiled: str | None = None) -> Results:
     """The suite. Every method makes images of the same size and guidance scale; the table says how many steps.
 
     compiled: ours with torch.compile, "kernels" or "cuda_graphs"; the warm-up round compiles.
@@ -41,9 +42,17 @@ def run(model: Model, device: str, dtype: str, repeats: int, compiled: Optional[
     flop = _flop(methods[SHIPPED]) if on_gpu else 0  # before compiling, which hides operators from the count
     if compiled:
         model.load(device, dtype)[0].compile(cuda_graphs=compiled == "cuda_graphs")
-    results = Results("candidates", model.name, {
-        "device": device, "dtype": dtype, "batch": methods[SHIPPED].count, "compiled": compiled or "no",
-        "repeats": repeats})
+    results = Results(
+        "candidates",
+        model.name,
+        {
+            "device": device,
+            "dtype": dtype,
+            "batch": methods[SHIPPED].count,
+            "compiled": compiled or "no",
+            "repeats": repeats,
+        },
+    )
     results.seconds = interleaved({name: method.run for name, method in methods.items()}, repeats, device, "candidates")
     per_image = {name: [taken / methods[name].count for taken in results.seconds[name]] for name in methods}
     results.tables = [_rates(per_image, methods)]
@@ -53,8 +62,9 @@ def run(model: Model, device: str, dtype: str, repeats: int, compiled: Optional[
     results.ratios["R4_guidance_interval"] = paired_ratio(per_image[DEFAULTS], per_image[INTERVAL])
     if on_gpu:
         results.ratios["R6"] = Spread.of([flop / (PEAK * taken) for taken in results.seconds[SHIPPED]])
-        results.notes.append(f"R6: {flop / methods[SHIPPED].count / 1e12:.2f} TFLOP per candidate, against 790 "
-                             "TFLOP/s.")
+        results.notes.append(
+            f"R6: {flop / methods[SHIPPED].count / 1e12:.2f} TFLOP per candidate, against 790 TFLOP/s."
+        )
     return results
 
 
@@ -68,29 +78,45 @@ def _methods(model: Model, device: str, dtype: str) -> dict[str, Method]:
     seeds = torch.arange(sources * per_source).view(sources, per_source).tolist()
 
     def ours(**changed) -> Method:
-        settings = {"steps": hparams["denoising_steps"], **{name: hparams[name] for name in (
-            "strength", "guidance_scale", "scheduler", "timestep_spacing", "guidance_interval")}, **changed}
+        settings = {
+            "steps": hparams["denoising_steps"],
+            **{
+                name: hparams[name]
+                for name in ("strength", "guidance_scale", "scheduler", "timestep_spacing", "guidance_interval")
+            },
+            **changed,
+        }
         sampler = CandidateSampler(ldm, prompts, **settings)
-        return Method(lambda: sampler.sample(images, labels, seeds), sources * per_source, sampler.evaluations,
-                      sampler.guided)
+        return Method(
+            lambda: sampler.sample(images, labels, seeds), sources * per_source, sampler.evaluations, sampler.guided
+        )
 
     own = Pipeline(model, device, dtype)
-    matched = own.with_scheduler("DDIMScheduler", timestep_spacing=hparams["timestep_spacing"],
-                                 clip_sample=False)
-    options = {"num_inference_steps": hparams["denoising_steps"], "strength": hparams["strength"],
-               "guidance_scale": hparams["guidance_scale"]}
-    calls = [each.repeat_interleave(per_source, 0) for each in (images, labels)] + [sum(seeds, [])]
-    few = [each[:CALLS[model.name]] for each in calls]
+    matched = own.with_scheduler("DDIMScheduler", timestep_spacing=hparams["timestep_spacing"], clip_sample=False)
+    options = {
+        "num_inference_steps": hparams["denoising_steps"],
+        "strength": hparams["strength"],
+        "guidance_scale": hparams["guidance_scale"],
+    }
+    calls = [each.repeat_interleave(per_source, 0) for each in (images, labels)] + [
+        [seed for row in seeds for seed in row]
+    ]
+    few = [each[: CALLS[model.name]] for each in calls]
 
     def theirs(pipeline: Pipeline, make: Callable, arguments: list, **options) -> Method:
         pipeline(*(each[:1] for each in few), **options)
-        return Method(lambda: make(*arguments, **options), len(arguments[0]), pipeline.evaluations,
-                      pipeline.evaluations)
+        return Method(
+            lambda: make(*arguments, **options), len(arguments[0]), pipeline.evaluations, pipeline.evaluations
+        )
 
-    methods = {SHIPPED: ours(), PER_IMAGE: theirs(matched, matched.one_at_a_time, few, **options),
-               ONE_BATCH: theirs(matched, matched, calls, **options),
-               DEFAULTS: theirs(own, own.one_at_a_time, few), INTERVAL: ours(guidance_interval=0.5),
-               **{name: ours(scheduler=solver) for name, solver in OTHER_SOLVERS.items()}}
+    methods = {
+        SHIPPED: ours(),
+        PER_IMAGE: theirs(matched, matched.one_at_a_time, few, **options),
+        ONE_BATCH: theirs(matched, matched, calls, **options),
+        DEFAULTS: theirs(own, own.one_at_a_time, few),
+        INTERVAL: ours(guidance_interval=0.5),
+        **{name: ours(scheduler=solver) for name, solver in OTHER_SOLVERS.items()},
+    }
     if not methods[SHIPPED].evaluations == methods[PER_IMAGE].evaluations == methods[ONE_BATCH].evaluations:
         raise AssertionError("R3 must compare equal numbers of U-Net evaluations")
     return methods
@@ -100,8 +126,15 @@ def _rates(per_image: dict, methods: dict[str, Method]) -> Table:
     table = Table(["method", "U-Net calls", "of them guided", "candidates/s", f"÷ {PER_IMAGE}"])
     for name, method in methods.items():
         rate = Spread.of([1 / taken for taken in per_image[name]])
-        table.rows.append([name, str(method.evaluations), str(method.guided), shown(rate),
-                           shown(paired_ratio(per_image[PER_IMAGE], per_image[name]))])
+        table.rows.append(
+            [
+                name,
+                str(method.evaluations),
+                str(method.guided),
+                shown(rate),
+                shown(paired_ratio(per_image[PER_IMAGE], per_image[name])),
+            ]
+        )
     return table
 
 

@@ -1,12 +1,13 @@
 """A run of the host without its script: a dataset in memory, the host's splits and loaders, an algorithm."""
 
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import TensorDataset
 
 import domainbed_domainfusion.register  # noqa: F401 - the host as its scripts see it
-from domainbed_domainfusion import host
+from domainbed_domainfusion.hosting import host
 
 from .models import Model
 
@@ -33,21 +34,26 @@ class Images(host.datasets.MultipleDomainDataset):
 class HostRun:
     """What the host's train script builds, in its order. An in-split has `batch_size` images: an epoch is one step."""
 
-    def __init__(self, algorithm: str, model: Model, hparams: dict[str, Any], device: str, trial: int = 0,
-                 test_env: int = 3) -> None:
+    def __init__(
+        self, algorithm: str, model: Model, hparams: dict[str, Any], device: str, trial: int = 0, test_env: int = 3
+    ) -> None:
         misc, loaders = host.lib.misc, host.module("lib.fast_data_loader")
         torch.manual_seed(0)
         batch = hparams["batch_size"]
         self.dataset = Images(model, 2 * batch)
-        splits = [misc.split_dataset(environment, batch, misc.seed_hash(trial, i))
-                  for i, environment in enumerate(self.dataset)]
+        splits = [
+            misc.split_dataset(environment, batch, misc.seed_hash(trial, i))
+            for i, environment in enumerate(self.dataset)
+        ]
         self.environments = [i for i in range(len(splits)) if i != test_env]
         self.in_splits = [splits[i][1] for i in self.environments]
-        self._minibatches: Iterator = zip(*(
-            loaders.InfiniteDataLoader(split, None, batch, 0) for split in self.in_splits))
+        self._minibatches: Iterator = zip(
+            *(loaders.InfiniteDataLoader(split, None, batch, 0) for split in self.in_splits)
+        )
         self.device = device
         self.algorithm = host.algorithms.get_algorithm_class(algorithm)(
-            self.dataset.input_shape, self.dataset.num_classes, len(self.in_splits), hparams).to(device)
+            self.dataset.input_shape, self.dataset.num_classes, len(self.in_splits), hparams
+        ).to(device)
 
     def minibatches(self) -> list:
         """[(x (B, 3, S, S) in [0, 1], y (B,))] per training domain, on the device."""

@@ -9,16 +9,20 @@ import torch.nn.functional as F
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.diffusion.forward_mode import Dual
 
-from .memory import extra_peak, largest_batch
 from .models import Model
+from .peak_memory import extra_peak, largest_batch
 from .references import Draw, Slopes, noise_predictions, stock_forward_mode
 from .results import Results, Table, megabytes, shown
 from .timing import Spread, interleaved, paired_ratio
 
 BARE, JVP = "bare forward pass", "full, torch.func.jvp"
 #: name in the table -> (gradient, how it is computed)
-OURS = {"full, forward mode (ours)": ("full", "forward"), "sds, forward mode (ours)": ("sds", "forward"),
-        "full, reverse mode": ("full", "reverse"), "sds, reverse mode": ("sds", "reverse")}
+OURS = {
+    "full, forward mode (ours)": ("full", "forward"),
+    "sds, forward mode (ours)": ("sds", "forward"),
+    "full, reverse mode": ("full", "reverse"),
+    "sds, reverse mode": ("sds", "reverse"),
+}
 RATIOS = dict(zip(OURS, ("full", "sds", "full_reverse", "sds_reverse")))
 BATCHES = {"cpu": 1, "cuda": 8}  # images of sd1 at once; else the minibatch of a step
 EXACT_IMAGES = {"sd1": 1}  # in float64 at 320 pixels one image already needs 12 GB
@@ -55,15 +59,25 @@ def _methods(model: Model, device: str, dtype: str, batch: int) -> dict:
         return lambda: distillation.coefficients(images, labels, p, seeds)
 
     bare = torch.no_grad()(lambda: noise_predictions(ldm, images, p, embeddings, draw))
-    return {BARE: bare, **{name: ours(*how) for name, how in OURS.items()},
-            JVP: lambda: stock_forward_mode(ldm, images, p, embeddings, draw)}
+    return {
+        BARE: bare,
+        **{name: ours(*how) for name, how in OURS.items()},
+        JVP: lambda: stock_forward_mode(ldm, images, p, embeddings, draw),
+    }
 
 
 def _costs(seconds: dict, peaks: dict) -> Table:
     table = Table(["method", "seconds", "÷ forward", "extra memory MB", "÷ forward"])
     for name, taken in seconds.items():
-        table.rows.append([name, shown(Spread.of(taken), 3), shown(paired_ratio(taken, seconds[BARE])),
-                           megabytes(peaks[name]), f"{peaks[name] / peaks[BARE]:.2f}"])
+        table.rows.append(
+            [
+                name,
+                shown(Spread.of(taken), 3),
+                shown(paired_ratio(taken, seconds[BARE])),
+                megabytes(peaks[name]),
+                f"{peaks[name] / peaks[BARE]:.2f}",
+            ]
+        )
     return table
 
 
@@ -82,7 +96,9 @@ def _add_largest_batches(results: Results, model: Model, device: str, dtype: str
     table = Table(["method", "largest batch in 24 GB"])
     sizes = {}
     for name in OURS:
-        sizes[name] = largest_batch(lambda size: _methods(model, device, dtype, size)[name](), GPU_MEMORY, device)
+        sizes[name] = largest_batch(
+            lambda size, name=name: _methods(model, device, dtype, size)[name](), GPU_MEMORY, device
+        )
         table.rows.append([name, str(sizes[name])])
     results.tables.append(table)
     for gradient in ("full", "sds"):
@@ -93,17 +109,33 @@ def _add_largest_batches(results: Results, model: Model, device: str, dtype: str
 def _exactness(model: Model, device: str) -> Table:
     """Both gradients against torch's own differentiation in float64."""
     count = EXACT_IMAGES.get(model.name, 16)
-    exact, = _in_turn(model, device, "float64", ["stock"], count)
+    (exact,) = _in_turn(model, device, "float64", ["stock"], count)
     low = ["bfloat16", "float16"] if torch.device(device).type == "cuda" else ["bfloat16"]
-    table = Table(["dtype", "mode", "images", "relative error full", "relative error sds", "least cosine full",
-                   "least cosine sds"])
-    for dtype, modes in {"float32": ["forward", "reverse"], **dict.fromkeys(low, ["forward"])}.items():
+    table = Table(
+        [
+            "dtype",
+            "mode",
+            "images",
+            "relative error full",
+            "relative error sds",
+            "least cosine full",
+            "least cosine sds",
+        ]
+    )
+    for dtype, modes in {"float32": ["forward", "reverse"], **{dtype: ["forward"] for dtype in low}}.items():
         for mode, found in zip(modes, _in_turn(model, device, dtype, modes, count)):
-            errors = [f"{((a - b).norm() / b.norm()).item():.1e}" for a, b in ((found.full, exact.full),
-                                                                              (found.sds, exact.sds))]
-            cosines = ["–", "–"] if mode == "reverse" else [
-                f"{F.cosine_similarity(a.flatten(1), b.flatten(1)).min().item():.6f}"
-                for a, b in ((found.full_field, exact.full_field), (found.sds_field, exact.sds_field))]
+            errors = [
+                f"{((a - b).norm() / b.norm()).item():.1e}"
+                for a, b in ((found.full, exact.full), (found.sds, exact.sds))
+            ]
+            cosines = (
+                ["–", "–"]
+                if mode == "reverse"
+                else [
+                    f"{F.cosine_similarity(a.flatten(1), b.flatten(1)).min().item():.6f}"
+                    for a, b in ((found.full_field, exact.full_field), (found.sds_field, exact.sds_field))
+                ]
+            )
             table.rows.append([dtype, mode, str(count), *errors, *cosines])
     return table
 
@@ -129,7 +161,10 @@ def slopes(model: Model, device: str, dtype: str, modes: list[str], count: int) 
     def ours(mode: str) -> Slopes:
         (value, full), (_, sds) = (
             LatentDistillation(ldm, prompts, gradient=gradient, gradient_mode=mode, micro_batch=count).coefficients(
-                images, labels, p, seeds) for gradient in ("full", "sds"))
+                images, labels, p, seeds
+            )
+            for gradient in ("full", "sds")
+        )
         with torch.no_grad():
             fields = noise_predictions(ldm, images, Dual(p, torch.ones_like(p)), embeddings, draw)
         return Slopes(value, full, sds, fields[1].tangent, fields[0].tangent)

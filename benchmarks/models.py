@@ -9,17 +9,18 @@ used. How fast a network runs does not depend on its weights.
 """
 
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from domainbed_domainfusion import hparams as table
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
+from domainbed_domainfusion.hosting import hparams as table
 from domainbed_domainfusion.pocket import CLASS_NAMES
 from domainbed_domainfusion.seeding import generator_of
 
@@ -59,7 +60,7 @@ class Model:
 def opened(name: str) -> Iterator[Model]:
     """The model of that name; a random one's folder is made now and deleted afterwards."""
     if name == "pocket":
-        yield Model(name, table.ldm_source("pocket"), 32, "DigitStyles")
+        yield Model(name, "pocket", 32, "DigitStyles")
         return
     from tests.tiny_ldm import make_tiny_stable_diffusion
 

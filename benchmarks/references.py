@@ -33,8 +33,9 @@ class Draw(NamedTuple):
         return cls(torch.stack(ts).to(ldm.device), torch.stack(noises).to(ldm.device, dtype))
 
 
-def noise_predictions(ldm: LatentDiffusion, images: Tensor, p: Tensor, embeddings: Tensor,
-                      draw: Draw) -> tuple[Tensor, Tensor]:
+def noise_predictions(
+    ldm: LatentDiffusion, images: Tensor, p: Tensor, embeddings: Tensor, draw: Draw
+) -> tuple[Tensor, Tensor]:
     """Algorithm 2, lines 1 to 5 for contrast: (z_t, ε_φ(z_t, t, c)) of p · x, both (B, C, h, w)."""
     alphas = ldm.alphas_cumprod.to(draw.noise.dtype)[draw.t][:, None, None, None]
     latents = ldm.encode(p[:, None, None, None] * images).to(draw.noise.dtype)
@@ -56,10 +57,16 @@ def stock_forward_mode(ldm: LatentDiffusion, images: Tensor, p: Tensor, embeddin
     """By torch.func.jvp, with attention written out, because the fused kernels have no forward mode."""
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         (_, predicted), (latent_slope, predicted_slope) = torch.func.jvp(
-            lambda q: noise_predictions(ldm, images, q, embeddings, draw), (p,), (torch.ones_like(p),))
+            lambda q: noise_predictions(ldm, images, q, embeddings, draw), (p,), (torch.ones_like(p),)
+        )
     residual = predicted - draw.noise
-    return Slopes(residual.square().flatten(1).mean(1), (2 * residual * predicted_slope).flatten(1).mean(1),
-                  (residual * latent_slope).flatten(1).mean(1), predicted_slope, latent_slope)
+    return Slopes(
+        residual.square().flatten(1).mean(1),
+        (2 * residual * predicted_slope).flatten(1).mean(1),
+        (residual * latent_slope).flatten(1).mean(1),
+        predicted_slope,
+        latent_slope,
+    )
 
 
 class Pipeline:
@@ -70,7 +77,8 @@ class Pipeline:
 
         self.model = model
         self._pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
-            model.folder, torch_dtype=getattr(torch, dtype), safety_checker=None, requires_safety_checker=False)
+            model.folder, torch_dtype=getattr(torch, dtype), safety_checker=None, requires_safety_checker=False
+        )
         self._pipeline.to(device).set_progress_bar_config(disable=True)
 
     def with_scheduler(self, name: str, **options) -> "Pipeline":
@@ -80,7 +88,8 @@ class Pipeline:
         other = copy.copy(self)
         scheduler = getattr(diffusers, name).from_config(self._pipeline.scheduler.config, **options)
         other._pipeline = diffusers.StableDiffusionImg2ImgPipeline(
-            **{**self._pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
+            **{**self._pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
+        )
         other._pipeline.set_progress_bar_config(disable=True)
         return other
 
@@ -93,8 +102,9 @@ class Pipeline:
 
     def one_at_a_time(self, images: Tensor, labels: Tensor, seeds: list[int], **options) -> Tensor:
         """A call per image, as a loop over a dataset makes them."""
-        return torch.cat([self(images[i:i + 1], labels[i:i + 1], seeds[i:i + 1], **options)
-                          for i in range(len(images))])
+        return torch.cat(
+            [self(images[i : i + 1], labels[i : i + 1], seeds[i : i + 1], **options) for i in range(len(images))]
+        )
 
     @property
     def evaluations(self) -> int:

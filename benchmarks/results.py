@@ -46,10 +46,16 @@ class Results:
 
     def write(self, path: Path, machine: dict) -> None:
         """`path` gets the JSON; the same name with .md the table."""
-        content = {"suite": self.suite, "model": self.model, "settings": self.settings, "machine": machine,
-                   "ratios": {name: ratio._asdict() for name, ratio in self.ratios.items()},
-                   "tables": [[dict(zip(table.columns, row)) for row in table.rows] for table in self.tables],
-                   "notes": self.notes, "seconds": self.seconds}
+        content = {
+            "suite": self.suite,
+            "model": self.model,
+            "settings": self.settings,
+            "machine": machine,
+            "ratios": {name: ratio._asdict() for name, ratio in self.ratios.items()},
+            "tables": [[dict(zip(table.columns, row)) for row in table.rows] for table in self.tables],
+            "notes": self.notes,
+            "seconds": self.seconds,
+        }
         write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         write_atomically(path.with_suffix(".md"), self.markdown(machine))
 

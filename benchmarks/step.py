@@ -6,7 +6,7 @@ replaces every training image. So generation has the share in a step that it has
 
 from statistics import median
 
-from domainbed_domainfusion import host
+from domainbed_domainfusion.hosting import host
 
 from .host_run import HostRun
 from .models import Model
@@ -27,26 +27,46 @@ def run(model: Model, device: str, dtype: str, repeats: int) -> Results:
     ours, erm = (HostRun(name, model, hparams, device) for name in ("DomainFusion", "ERM"))
     naive = NaiveDomainFusion(model, HostRun("ERM", model, hparams, device), hparams, device)
     shares: list[dict] = []
-    methods = {OURS: lambda: shares.append(_shares(ours.steps(steps))), NAIVE: naive.interval,
-               ERM: lambda: erm.steps(steps)}
-    results = Results("step", model.name, {
-        "device": device, "dtype": dtype, "images per step": 3 * hparams["batch_size"],
-        "classifier": hparams["backbone"], "repeats": repeats})
+    methods = {
+        OURS: lambda: shares.append(_shares(ours.steps(steps))),
+        NAIVE: naive.interval,
+        ERM: lambda: erm.steps(steps),
+    }
+    results = Results(
+        "step",
+        model.name,
+        {
+            "device": device,
+            "dtype": dtype,
+            "images per step": 3 * hparams["batch_size"],
+            "classifier": hparams["backbone"],
+            "repeats": repeats,
+        },
+    )
     results.seconds = interleaved(methods, repeats, device, "step")
     results.tables = [_rates(results.seconds, images, steps)]
     counted = shares[1:]  # the first was the warm-up
-    results.notes = [f"Of DomainFusion's seconds {_percent(counted, results.seconds[OURS], 'generation')} % are "
-                     f"generation, {_percent(counted, results.seconds[OURS], 'ld')} % Latent Distillation."]
-    results.ratios = {"R5": paired_ratio(results.seconds[NAIVE], results.seconds[OURS]),
-                      "step_vs_ERM": paired_ratio(results.seconds[OURS], results.seconds[ERM])}
+    results.notes = [
+        f"Of DomainFusion's seconds {_percent(counted, results.seconds[OURS], 'generation')} % are "
+        f"generation, {_percent(counted, results.seconds[OURS], 'ld')} % Latent Distillation."
+    ]
+    results.ratios = {
+        "R5": paired_ratio(results.seconds[NAIVE], results.seconds[OURS]),
+        "step_vs_ERM": paired_ratio(results.seconds[OURS], results.seconds[ERM]),
+    }
     return results
 
 
 def hparams_for(model: Model, dtype: str) -> dict:
     """DomainFusion's defaults, with an untrained classifier and no pictures."""
     hparams = host.hparams_registry.default_hparams("DomainFusion", model.dataset)
-    hparams.update(model.hparams(), backbone=BACKBONES.get(model.name, SMALL_BACKBONE), pretrained=False,
-                   ldm_dtype=dtype, gallery=0)
+    hparams.update(
+        model.hparams(),
+        backbone=BACKBONES.get(model.name, SMALL_BACKBONE),
+        pretrained=False,
+        ldm_dtype=dtype,
+        gallery=0,
+    )
     hparams["batch_size"] = BATCHES.get(model.name, hparams["batch_size"])
     return hparams
 
@@ -65,7 +85,12 @@ def _percent(shares: list[dict], seconds: list[float], part: str) -> int:
 def _rates(seconds: dict, images: int, steps: int) -> Table:
     table = Table(["method", "seconds per step", "images/s", f"÷ {NAIVE}"])
     for name, taken in seconds.items():
-        table.rows.append([name, shown(Spread.of([each / steps for each in taken]), 3),
-                           shown(Spread.of([images / each for each in taken])),
-                           shown(paired_ratio(seconds[NAIVE], taken))])
+        table.rows.append(
+            [
+                name,
+                shown(Spread.of([each / steps for each in taken]), 3),
+                shown(Spread.of([images / each for each in taken])),
+                shown(paired_ratio(seconds[NAIVE], taken)),
+            ]
+        )
     return table

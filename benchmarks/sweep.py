@@ -8,18 +8,19 @@ multiplied with the small sweep's seconds. `R7_small_sweep_counted` is the same 
 import itertools
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Sequence
 
-from domainbed_domainfusion import host, sweep_files
-from domainbed_domainfusion.context import InSplit
 from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
+from domainbed_domainfusion.generated.dataset import GenerateDataset
+from domainbed_domainfusion.hosting import host
+from domainbed_domainfusion.hosting.context import InSplit
 from domainbed_domainfusion.pixels import PixelRange
 from domainbed_domainfusion.pocket.digit_styles import labels
-from domainbed_domainfusion.quickstart import QUICKSTART_HPARAMS, QUICKSTART_STEPS
-from domainbed_domainfusion.synthetic import GenerateDataset
+from domainbed_domainfusion.sweeping import sweep_files
+from domainbed_domainfusion.sweeping.quickstart import QUICKSTART_HPARAMS, QUICKSTART_STEPS
 
 from .host_run import DOMAINS, HostRun
 from .models import Model
@@ -68,22 +69,33 @@ def run(model: Model, device: str, dtype: str, repeats: int) -> Results:
         seconds[name].append(took)
 
     interleaved({name: partial(method, name) for name in seconds}, repeats, device, "sweep", warm_up=0)
-    works = {f"{name}, {sweep}": work(runs, shared=name == SHARED)
-             for sweep, runs in (("small", small), ("whole", whole_sweep(model))) for name in seconds}
+    works = {
+        f"{name}, {sweep}": work(runs, shared=name == SHARED)
+        for sweep, runs in (("small", small), ("whole", whole_sweep(model)))
+        for name in seconds
+    }
     rates = [unit_seconds(small, *pair) for pair in zip(seconds[ALONE], seconds[SHARED])]
 
     def counted(sweep: str) -> Spread:
-        return Spread.of([works[f"{SHARED}, {sweep}"].seconds(*each) / works[f"{ALONE}, {sweep}"].seconds(*each)
-                          for each in rates])
+        return Spread.of(
+            [works[f"{SHARED}, {sweep}"].seconds(*each) / works[f"{ALONE}, {sweep}"].seconds(*each) for each in rates]
+        )
 
-    results = Results("sweep", model.name, {"device": device, "dtype": dtype, "whole sweep": model.dataset,
-                                            "repeats": repeats})
+    results = Results(
+        "sweep", model.name, {"device": device, "dtype": dtype, "whole sweep": model.dataset, "repeats": repeats}
+    )
     results.seconds = {name: [sum(took) for took in each] for name, each in seconds.items()}
-    results.ratios = {"R7": counted("whole"), "R7_small_sweep_counted": counted("small"),
-                      "R7_small_sweep": paired_ratio(results.seconds[SHARED], results.seconds[ALONE])}
+    results.ratios = {
+        "R7": counted("whole"),
+        "R7_small_sweep_counted": counted("small"),
+        "R7_small_sweep": paired_ratio(results.seconds[SHARED], results.seconds[ALONE]),
+    }
     results.tables = [_table(works)]
-    results.notes = ["Seconds of a candidate that is made, of one from the folder, of an LD gradient: " + ", ".join(
-        shown(Spread.of(list(values)), 4) for values in zip(*rates)) + "."]
+    results.notes = [
+        "Seconds of a candidate that is made, of one from the folder, of an LD gradient: "
+        + ", ".join(shown(Spread.of(list(values)), 4) for values in zip(*rates))
+        + "."
+    ]
     return results
 
 
@@ -104,12 +116,21 @@ def small_sweep(model: Model, dtype: str, device: str, shared: bool) -> tuple[li
     batch, runs, first, later, distillation = BATCHES[model.name], [], 0.0, 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         for trial, test_env, candidates in SMALL:
-            hparams = {**hparams_for(model, dtype), "batch_size": batch, "generation_interval": 1, "ld_images": 2,
-                       "candidates": candidates, "candidate_cache": folder if shared else None}
+            hparams = {
+                **hparams_for(model, dtype),
+                "batch_size": batch,
+                "generation_interval": 1,
+                "ld_images": 2,
+                "candidates": candidates,
+                "candidate_cache": folder if shared else None,
+            }
             host_run = HostRun("DomainFusion", model, hparams, device, trial, test_env)
             updates = host_run.steps(ROUNDS)
-            images = frozenset((environment, index) for environment, split in zip(
-                host_run.environments, host_run.in_splits) for index in split.keys)
+            images = frozenset(
+                (environment, index)
+                for environment, split in zip(host_run.environments, host_run.in_splits)
+                for index in split.keys
+            )
             if any(update["generated_images"] != len(images) for update in updates):
                 raise AssertionError("every step of the small sweep must begin with a round of all images")
             runs.append(Run(candidates, images, ROUNDS, ROUNDS * hparams["ld_images"]))
@@ -133,9 +154,25 @@ def whole_sweep(model: Model) -> list[Run]:
         images, steps, hparams = BENCHMARKS["PACS"].images, PACS_STEPS, {}
     else:
         images, steps, hparams = (len(labels()),) * 4, QUICKSTART_STEPS, QUICKSTART_HPARAMS
-    words = ["--algorithms", "DomainFusion", "--datasets", model.dataset, "--single_test_envs", "--n_hparams", "20",
-             "--n_trials", "3", "--steps", str(steps), "--hparams", json.dumps(hparams), "--data_dir", "",
-             "--output_dir", ""]
+    words = [
+        "--algorithms",
+        "DomainFusion",
+        "--datasets",
+        model.dataset,
+        "--single_test_envs",
+        "--n_hparams",
+        "20",
+        "--n_trials",
+        "3",
+        "--steps",
+        str(steps),
+        "--hparams",
+        json.dumps(hparams),
+        "--data_dir",
+        "",
+        "--output_dir",
+        "",
+    ]
     return [_counted(job.train_args, images) for job in sweep_files.jobs_of(sweep_files.parser().parse_args(words))]
 
 
@@ -144,20 +181,32 @@ def _counted(args: dict, images: Sequence[int]) -> Run:
     misc, hparams = host.lib.misc, counting.hparams_of(args)
     in_splits = []
     for i, count in enumerate(images):
-        _, split = misc.split_dataset(range(count), int(count * args["holdout_fraction"]),
-                                      misc.seed_hash(args["trial_seed"], i))
+        _, split = misc.split_dataset(
+            range(count), int(count * args["holdout_fraction"]), misc.seed_hash(args["trial_seed"], i)
+        )
         if i not in args["test_envs"]:
             in_splits.append(InSplit(i, str(i), split, range(count), list(split.keys), 1))
-    chosen = GenerateDataset(in_splits, hparams["image_size"], PixelRange((3, 32, 32)), args["seed"],
-                             hparams["generation_budget"], hparams["candidates"]).keys
+    chosen = GenerateDataset(
+        in_splits,
+        hparams["image_size"],
+        PixelRange((3, 32, 32)),
+        args["seed"],
+        hparams["generation_budget"],
+        hparams["candidates"],
+    ).keys
     job = counting.count(args, hparams, images)
-    return Run(hparams["candidates"], frozenset((in_splits[split].environment, index) for split, index in chosen),
-               job.rounds, job.ld_gradients)
+    return Run(
+        hparams["candidates"],
+        frozenset((in_splits[split].environment, index) for split, index in chosen),
+        job.rounds,
+        job.ld_gradients,
+    )
 
 
 def _table(works: dict[str, Work]) -> Table:
-    table = Table(["runs", "candidates generated", "of first rounds, from the folder", "of first rounds in all",
-                   "LD gradients"])
+    table = Table(
+        ["runs", "candidates generated", "of first rounds, from the folder", "of first rounds in all", "LD gradients"]
+    )
     for name, each in works.items():
         table.rows.append([name, *(f"{count:,}" for count in (each.made, each.taken, each.first, each.ld_gradients))])
     return table

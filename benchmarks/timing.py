@@ -2,7 +2,8 @@
 
 import sys
 import time
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ class Spread(NamedTuple):
         return Spread(*(factor * value for value in self))
 
 
-def interleaved(methods: dict[str, Callable[[], object]], repeats: int, device: str,
-                title: str = "timing", warm_up: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    methods: dict[str, Callable[[], object]], repeats: int, device: str, title: str = "timing", warm_up: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each method in each of `repeats` rounds, every round running all of them in the order given.
 
     `warm_up` rounds before are not counted. On a GPU the clock waits for its work.

@@ -1,15 +1,14 @@
-"""The command line: `domainfusion quickstart | sweep | estimate | attach | report | …`; every verb calls one function."""
+"""The command line: `domainfusion quickstart | sweep | estimate | attach | report | …`; each verb calls a function."""
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Optional
 
 from . import __doc__ as package_summary
 from . import __version__
 
 
-def main(argv: Optional[list[str]] = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run one verb; return its exit status. Bad input raises InputError, which prints one sentence and exits with 1."""
     # As `python -m` does: a DomainBed checkout in the current folder is a host that can be imported.
     sys.path.insert(0, "")
@@ -23,23 +22,33 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     quickstart = verbs.add_parser(
-        "quickstart", help="ERM, SAM and DomainFusion over the four environments of DigitStyles, one results table "
-                           "and report.html; run again to continue after an interruption")
+        "quickstart",
+        help="ERM, SAM and DomainFusion over the four environments of DigitStyles, one results table "
+        "and report.html; run again to continue after an interruption",
+    )
     quickstart.add_argument("--output_dir", type=Path, default=Path("quickstart"), help="default: %(default)s")
     quickstart.add_argument("--data_dir", type=Path, help="default: data in the output folder")
     quickstart.add_argument("--n_trials", type=int, default=1, help="as of the host's sweep; default: %(default)s")
     quickstart.set_defaults(run=_quickstart)
 
     # No character is an option's prefix here, so that every argument, --help included, reaches the host's own sweep.
-    sweep = verbs.add_parser("sweep", add_help=False, prefix_chars="\0",
-                             help="the host's own sweep (launch, delete_incomplete), with its own arguments or with those of "
-                                  "a sweep file: launch FILE, --dry-run FILE, --check FILE")
+    sweep = verbs.add_parser(
+        "sweep",
+        add_help=False,
+        prefix_chars="\0",
+        help="the host's own sweep (launch, delete_incomplete), with its own arguments or with those of "
+        "a sweep file: launch FILE, --dry-run FILE, --check FILE",
+    )
     sweep.add_argument("arguments", nargs="*")
     sweep.set_defaults(run=_sweep)
 
-    estimate = verbs.add_parser("estimate", add_help=False, prefix_chars="\0",
-                                help="what a sweep with these arguments would cost (jobs, images, time, memory, disk), "
-                                     "from a calibration of a minute or a few on this machine")
+    estimate = verbs.add_parser(
+        "estimate",
+        add_help=False,
+        prefix_chars="\0",
+        help="what a sweep with these arguments would cost (jobs, images, time, memory, disk), "
+        "from a calibration of a minute or a few on this machine",
+    )
     estimate.add_argument("arguments", nargs="*")
     estimate.set_defaults(run=_estimate)
 
@@ -50,24 +59,34 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--detach", dest="action", action="store_const", const="detach", help="leave it as it was")
     attach.set_defaults(run=_attach, action="attach")
 
-    report = verbs.add_parser("report", help="one self-contained HTML page from any sweep folder, with its tables as "
-                                             "Markdown and LaTeX beside it")
+    report = verbs.add_parser(
+        "report",
+        help="one self-contained HTML page from any sweep folder, with its tables as Markdown and LaTeX beside it",
+    )
     report.add_argument("--input_dir", type=Path, required=True, help="a sweep's output folder; it is only read")
     report.add_argument("--output", type=Path, default=Path("report.html"), help="default: %(default)s")
     report.set_defaults(run=_report)
 
-    figures = verbs.add_parser("figures", help="the supplement's figures of one DomainFusion run: generated "
-                                               "versions, LD noise images, contrast reduction against masking")
+    figures = verbs.add_parser(
+        "figures",
+        help="the supplement's figures of one DomainFusion run: generated "
+        "versions, LD noise images, contrast reduction against masking",
+    )
     figures.add_argument("--run", type=Path, required=True, dest="job", metavar="JOB", help="a job's folder")
     figures.add_argument("--output", type=Path, help="default: generated/figures in the job, where report looks")
-    figures.add_argument("--draws", type=int, default=32, help="draws of (t, noise) per LD noise image; time "
-                                                               "grows with them (default: %(default)s)")
+    figures.add_argument(
+        "--draws",
+        type=int,
+        default=32,
+        help="draws of (t, noise) per LD noise image; time grows with them (default: %(default)s)",
+    )
     figures.add_argument("--ldm", help="hub id or folder in place of the run's own, where that has moved")
     figures.add_argument("--data_dir", help="the run's data folder now, for datasets that keep their transform there")
     figures.set_defaults(run=_figures)
 
-    predict = verbs.add_parser("predict", help="class probabilities of images, from a finished run's model.pkl of any "
-                                               "algorithm of the host")
+    predict = verbs.add_parser(
+        "predict", help="class probabilities of images, from a finished run's model.pkl of any algorithm of the host"
+    )
     predict.add_argument("model", type=Path, help="a model.pkl, or the job folder it lies in")
     predict.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
     predict.add_argument("--output", type=Path, help="a CSV file with the probability of every class")
@@ -76,18 +95,30 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=int, default=3, help="classes shown for each image; default: %(default)s")
     predict.set_defaults(run=_predict)
 
-    generate = verbs.add_parser("generate", help="generated images with their provenance, as an image folder: of "
-                                                 "a run, or of your own images without training")
+    generate = verbs.add_parser(
+        "generate",
+        help="generated images with their provenance, as an image folder: of "
+        "a run, or of your own images without training",
+    )
     what = generate.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", dest="job", type=Path, help="a job folder trained with the hparam save_generated")
     what.add_argument("--data", type=Path, help="a folder environment/class/image; run again to continue")
-    generate.add_argument("--output", type=Path, required=True, help="folder of environment/class/image.png and "
-                                                                     "provenance.csv")
-    generate.add_argument("--rounds", type=int, help="--run: the round to write (default: the last saved); --data: "
-                                                     "rounds to run, each from the results before (default: 1)")
+    generate.add_argument(
+        "--output", type=Path, required=True, help="folder of environment/class/image.png and provenance.csv"
+    )
+    generate.add_argument(
+        "--rounds",
+        type=int,
+        help="--run: the round to write (default: the last saved); --data: "
+        "rounds to run, each from the results before (default: 1)",
+    )
     generate.add_argument("--ldm", help="--data: the hparam ldm")
-    generate.add_argument("--classifier", type=Path, help="--data: a model.pkl that judges content; without one "
-                                                          "content is chosen by its likeness to the original alone")
+    generate.add_argument(
+        "--classifier",
+        type=Path,
+        help="--data: a model.pkl that judges content; without one "
+        "content is chosen by its likeness to the original alone",
+    )
     generate.add_argument("--hparams", help="--data: a JSON object of DomainFusion's hparams")
     generate.add_argument("--seed", type=int, help="--data: default 0")
     generate.set_defaults(run=_generate)
@@ -95,59 +126,82 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _quickstart(arguments: argparse.Namespace) -> int:
-    from .quickstart import quickstart
+    from .sweeping.quickstart import quickstart
+
     return quickstart(arguments.output_dir, arguments.data_dir, arguments.n_trials)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from .sweep_command import sweep
+    from .sweeping.command import sweep
+
     return sweep(arguments.arguments)
 
 
 def _estimate(arguments: argparse.Namespace) -> int:
     from .estimate import estimate
+
     return estimate(arguments.arguments)
 
 
-def _attach(arguments: argparse.Namespace) -> Optional[int]:
-    from . import attach
+def _attach(arguments: argparse.Namespace) -> int | None:
+    from .hosting import attach
+
     return {"attach": attach.attach, "check": attach.check, "detach": attach.detach}[arguments.action](arguments.path)
+
+
+def _add_our_names_to_the_host() -> None:
+    """An attached host imports `register` by itself; one that is not attached learns our names here."""
+    from .hosting import host
+
+    host.check_imports()
+    from . import register  # noqa: F401
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from .report import write
+
+    _add_our_names_to_the_host()
     for path in write(arguments.input_dir, arguments.output):
         print(path)
 
 
 def _figures(arguments: argparse.Namespace) -> None:
     from .report.figures import write_figures
+
+    _add_our_names_to_the_host()
     for path in write_figures(arguments.job, arguments.output, arguments.draws, arguments.ldm, arguments.data_dir):
         print(path)
 
+
 def _predict(arguments: argparse.Namespace) -> None:
-    from .predict import predict
-    predict(arguments.model, arguments.images, arguments.output, arguments.class_names, arguments.data_dir,
-            arguments.top)
+    from .runs.predict import predict
+
+    _add_our_names_to_the_host()
+    predict(
+        arguments.model, arguments.images, arguments.output, arguments.class_names, arguments.data_dir, arguments.top
+    )
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from . import register  # noqa: F401 - the host knows our algorithms
-    from .checks import check_hparams_text
     from .errors import InputError
-    from .generate import generate_from_folder, generate_from_run
+    from .hosting.checks import check_hparams_text
+    from .runs.generate import generate_from_folder, generate_from_run
+
+    _add_our_names_to_the_host()
     if arguments.rounds is not None and arguments.rounds < 1:
         raise InputError(f"--rounds is {arguments.rounds}, but must be 1 or more.")
     if arguments.job:
         for name in ("ldm", "classifier", "hparams", "seed"):
             if getattr(arguments, name) is not None:
                 raise InputError(f"--{name} goes with --data: with --run the images are those that the run made.")
-        return generate_from_run(arguments.job, arguments.output, arguments.rounds)
+        generate_from_run(arguments.job, arguments.output, arguments.rounds)
+        return
     given = check_hparams_text(arguments.hparams or "{}")
     if arguments.ldm:
         given["ldm"] = arguments.ldm
-    generate_from_folder(arguments.data, arguments.output, given, arguments.classifier, arguments.rounds or 1,
-                         arguments.seed or 0)
+    generate_from_folder(
+        arguments.data, arguments.output, given, arguments.classifier, arguments.rounds or 1, arguments.seed or 0
+    )
 
 
 if __name__ == "__main__":

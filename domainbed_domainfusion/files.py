@@ -2,13 +2,13 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Union
 
 from .errors import InputError
 
 
-def write_atomically(path: Union[str, Path], content: Union[str, bytes, Callable[[str], None]]) -> None:
+def write_atomically(path: str | Path, content: str | bytes | Callable[[str], None]) -> None:
     """Write `content` to a temporary file beside `path`, then rename it into place.
 
     `content` is text, bytes, or a function that writes the file whose name it is given (for libraries that
@@ -30,8 +30,10 @@ def write_atomically(path: Union[str, Path], content: Union[str, bytes, Callable
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"Cannot write {path} ({error.strerror or error}): free some space or choose another "
-                         "output folder; nothing that was there before has been lost.") from error
+        raise InputError(
+            f"Cannot write {path} ({error.strerror or error}): free some space or choose another "
+            "output folder; nothing that was there before has been lost."
+        ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

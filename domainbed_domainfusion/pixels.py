@@ -6,7 +6,7 @@
 """
 
 import copy
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from torchvision import transforms
 class PixelRange:
     """What the host's classifier eats: its shape (C, H, W), and the mean and std that its transform subtracts."""
 
-    def __init__(self, input_shape: tuple, mean: Optional[tuple] = None, std: Optional[tuple] = None):
+    def __init__(self, input_shape: tuple, mean: tuple | None = None, std: tuple | None = None):
         self.channels, self.height, self.width = input_shape
         self.mean = torch.tensor(mean or [0.0] * self.channels).view(-1, 1, 1)
         self.std = torch.tensor(std or [1.0] * self.channels).view(-1, 1, 1)
 
     @classmethod
-    def of(cls, input_shape: tuple, dataset: Optional[Any]) -> "PixelRange":
+    def of(cls, input_shape: tuple, dataset: Any | None) -> "PixelRange":
         """Read mean and std from the transform of the host's dataset; without one, pixels are raw in [0, 1]."""
         for environment in getattr(dataset, "datasets", ()):
             normalize = _find_normalize(getattr(environment, "transform", None))
@@ -73,7 +73,7 @@ def _resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _find_normalize(transform: Any) -> Optional[transforms.Normalize]:
+def _find_normalize(transform: Any) -> transforms.Normalize | None:
     if isinstance(transform, transforms.Normalize):
         return transform
     steps = transform.transforms if isinstance(transform, transforms.Compose) else ()

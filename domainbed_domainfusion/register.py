@@ -5,9 +5,9 @@
 """
 
 import functools
-from typing import Callable
+from collections.abc import Callable
 
-from . import context, hparams, host
+from .hosting import context, host, hparams
 
 _MARK = "_domainfusion_registered"
 
@@ -23,7 +23,8 @@ def register() -> None:
     _add_launchers()
     _add_backbones()
     _report_to_context()
-    from . import checks
+    from .hosting import checks
+
     checks.check_command_line()
 
 
@@ -31,6 +32,7 @@ def _add_algorithms() -> None:
     from .algorithms.domainfusion import DomainFusion
     from .algorithms.sam import SAM
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
+
     for algorithm in (SAM, DomainFusion, DiffusionClassifier, TextToImageClassifier):
         setattr(host.algorithms, algorithm.__name__, algorithm)
         host.algorithms.ALGORITHMS.append(algorithm.__name__)
@@ -47,6 +49,7 @@ def _with_defaults(default_hparams: Callable) -> Callable:
     def wrapped(algorithm, dataset):
         values = default_hparams(algorithm, hparams.HOST_EQUIVALENT.get(dataset, dataset))
         return {**values, **hparams.added_defaults(algorithm, dataset)}
+
     return wrapped
 
 
@@ -55,29 +58,34 @@ def _with_draws(random_hparams: Callable) -> Callable:
     def wrapped(algorithm, dataset, seed):
         values = random_hparams(algorithm, hparams.HOST_EQUIVALENT.get(dataset, dataset), seed)
         return {**values, **hparams.added_draws(algorithm, dataset, seed)}
+
     return wrapped
 
 
 def _add_datasets() -> None:
     from .pocket.digit_styles import digit_styles_class
-    dataset = digit_styles_class()
+
+    dataset = digit_styles_class(host.datasets.MultipleDomainDataset)
     setattr(host.datasets, dataset.__name__, dataset)
     host.datasets.DATASETS.append(dataset.__name__)
 
 
 def _add_launchers() -> None:
-    from .launchers import LAUNCHERS
+    from .sweeping.launchers import LAUNCHERS
+
     host.command_launchers.REGISTRY.update(LAUNCHERS)
 
 
 def _add_backbones() -> None:
-    from .backbones import featurizer_or
+    from .hosting.backbones import featurizer_or
+
     host.networks.Featurizer = featurizer_or(host.networks.Featurizer)
 
 
 def _report_to_context() -> None:
     """Let the host's constructors report what they build, and stop it where it would fail late or hang."""
-    from . import checks
+    from .hosting import checks
+
     datasets, loaders = host.datasets, host.module("lib.fast_data_loader")
 
     def dataset(self, *args, **kwargs):
@@ -106,6 +114,7 @@ def _before_init(cls: type, call: Callable) -> None:
     def wrapped(self, *args, **kwargs):
         call(self, *args, **kwargs)
         original(self, *args, **kwargs)
+
     cls.__init__ = wrapped
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import domainbed_domainfusion.register  # noqa: F401 - tests see the host as its scripts do
-from domainbed_domainfusion import context, host
+from domainbed_domainfusion.hosting import context, host
 
 from .tiny_ldm import make_tiny_stable_diffusion
 
@@ -30,8 +30,10 @@ class TinyDigits(host.datasets.MultipleDomainDataset):
         super().__init__()
         self.input_shape, self.num_classes = self.INPUT_SHAPE, len(self.CLASS_NAMES)
         generator = torch.Generator().manual_seed(0)
-        self.datasets = [TensorDataset(torch.rand(n + i, 3, 32, 32, generator=generator),
-                                       torch.arange(n + i) % self.num_classes) for i in range(3)]
+        self.datasets = [
+            TensorDataset(torch.rand(n + i, 3, 32, 32, generator=generator), torch.arange(n + i) % self.num_classes)
+            for i in range(3)
+        ]
 
 
 @pytest.fixture
@@ -47,19 +49,28 @@ class HostRun:
     def __init__(self, algorithm: str, test_env: int = 0, dataset=TinyDigits, **hparams):
         misc, loaders = host.lib.misc, host.module("lib.fast_data_loader")
         torch.manual_seed(0)
-        self.hparams = {**host.hparams_registry.default_hparams(algorithm, "DigitStyles"), "batch_size": 4,
-                        "backbone": "mnist_cnn", **hparams}
+        self.hparams = {
+            **host.hparams_registry.default_hparams(algorithm, "DigitStyles"),
+            "batch_size": 4,
+            "backbone": "mnist_cnn",
+            **hparams,
+        }
         self.dataset = dataset()
-        splits = [misc.split_dataset(env, int(len(env) * 0.2), misc.seed_hash(0, i))
-                  for i, env in enumerate(self.dataset)]
+        splits = [
+            misc.split_dataset(env, int(len(env) * 0.2), misc.seed_hash(0, i)) for i, env in enumerate(self.dataset)
+        ]
         self.in_splits, self.out_splits = [s[1] for s in splits], [s[0] for s in splits]
-        training = [loaders.InfiniteDataLoader(split, None, self.hparams["batch_size"], 0)
-                    for i, split in enumerate(self.in_splits) if i != test_env]
+        training = [
+            loaders.InfiniteDataLoader(split, None, self.hparams["batch_size"], 0)
+            for i, split in enumerate(self.in_splits)
+            if i != test_env
+        ]
         for split in self.in_splits + self.out_splits:
             loaders.FastDataLoader(split, 64, 0)
         self.minibatches = zip(*training)
         self.algorithm = host.algorithms.get_algorithm_class(algorithm)(
-            self.dataset.input_shape, self.dataset.num_classes, len(training), self.hparams)
+            self.dataset.input_shape, self.dataset.num_classes, len(training), self.hparams
+        )
         self.context = context.current()
 
     def update(self, steps: int = 1) -> list[dict]:
@@ -76,10 +87,13 @@ def host_run():
 @pytest.fixture
 def as_script(monkeypatch):
     """Make this process look like `python -m <host>.scripts.<name> <arguments>`."""
+
     def pretend(name: str, *arguments: str):
         class Spec:
             pass
+
         Spec.name = f"{host.NAME}.scripts.{name}"
         monkeypatch.setattr(sys.modules["__main__"], "__spec__", Spec)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
+
     return pretend

@@ -6,14 +6,35 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-          "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-UNET_ENDS = {"conv_in.": "input_blocks.0.0.", "time_embedding.linear_1.": "time_embed.0.",
-             "time_embedding.linear_2.": "time_embed.2.", "conv_norm_out.": "out.0.", "conv_out.": "out.2."}
-VAE = {"conv_shortcut": "nin_shortcut", "downsamplers.0": "downsample", "upsamplers.0": "upsample",
-       "conv_norm_out": "norm_out", "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2",
-       "mid_block.attentions.0": "mid.attn_1", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
-       "to_out.0": "proj_out"}
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+UNET_ENDS = {
+    "conv_in.": "input_blocks.0.0.",
+    "time_embedding.linear_1.": "time_embed.0.",
+    "time_embedding.linear_2.": "time_embed.2.",
+    "conv_norm_out.": "out.0.",
+    "conv_out.": "out.2.",
+}
+VAE = {
+    "conv_shortcut": "nin_shortcut",
+    "downsamplers.0": "downsample",
+    "upsamplers.0": "upsample",
+    "conv_norm_out": "norm_out",
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0": "mid.attn_1",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
 
 
 def write_original_checkpoint(folder, path) -> Path:
@@ -21,7 +42,7 @@ def write_original_checkpoint(folder, path) -> Path:
     folder, path = Path(folder), Path(path)
     tensors = {}
     for part, convert in (("unet", _unet), ("vae", _vae), ("text_encoder", _text)):
-        weights, = (folder / part).glob("*.safetensors")
+        (weights,) = (folder / part).glob("*.safetensors")
         config = json.loads((folder / part / "config.json").read_text())
         tensors.update(convert(load_file(weights), config))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
@@ -29,8 +50,10 @@ def write_original_checkpoint(folder, path) -> Path:
 
 
 def _unet(tensors: dict, config: dict) -> dict:
-    return {"model.diffusion_model." + _unet_name(name, config["layers_per_block"] + 1, tensors): tensor
-            for name, tensor in tensors.items()}
+    return {
+        "model.diffusion_model." + _unet_name(name, config["layers_per_block"] + 1, tensors): tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _unet_name(name: str, n: int, tensors: dict) -> str:
@@ -40,8 +63,11 @@ def _unet_name(name: str, n: int, tensors: dict) -> str:
     if name.startswith("mid_block"):
         _, kind, i, *rest = name.split(".")
         number = 1 if kind == "attentions" else 2 * int(i)
-        return _resnet(f"middle_block.{number}", rest) if kind == "resnets" else ".".join(
-            [f"middle_block.{number}", *rest])
+        return (
+            _resnet(f"middle_block.{number}", rest)
+            if kind == "resnets"
+            else ".".join([f"middle_block.{number}", *rest])
+        )
     direction, block, kind, i, *rest = name.split(".")
     block, i, down = int(block), int(i), direction == "down_blocks"
     if kind == "downsamplers":
@@ -73,5 +99,7 @@ def _vae(tensors: dict, config: dict) -> dict:
 
 
 def _text(tensors: dict, config: dict) -> dict:
-    return {"cond_stage_model.transformer.text_model." + name.removeprefix("text_model."): tensor
-            for name, tensor in tensors.items()}
+    return {
+        "cond_stage_model.transformer.text_model." + name.removeprefix("text_model."): tensor
+        for name, tensor in tensors.items()
+    }

@@ -7,8 +7,8 @@ import functools
 import json
 import math
 
-from domainbed_domainfusion import host
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
+from domainbed_domainfusion.hosting import host
 
 IMAGES = {name: benchmark.images for name, benchmark in BENCHMARKS.items()}  # per environment, in the host's order
 CLASSES = {name: benchmark.classes for name, benchmark in BENCHMARKS.items()}
@@ -24,11 +24,13 @@ PICTURE = 3 * 320 * 320  # bytes of a gallery picture at most
 
 def hparams_of(args: dict) -> dict:
     """As the host's train script chooses them."""
-    return {**_chosen(args["algorithm"], args["dataset"], args["hparams_seed"], args["trial_seed"]),
-            **json.loads(args.get("hparams") or "{}")}
+    return {
+        **_chosen(args["algorithm"], args["dataset"], args["hparams_seed"], args["trial_seed"]),
+        **json.loads(args.get("hparams") or "{}"),
+    }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _chosen(algorithm: str, dataset: str, hparams_seed: int, trial_seed: int) -> dict:
     if hparams_seed == 0:
         return host.hparams_registry.default_hparams(algorithm, dataset)

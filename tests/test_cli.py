@@ -10,8 +10,10 @@ from types import ModuleType
 
 import pytest
 
-from domainbed_domainfusion import attach, cli, host, launchers, quickstart, report
+from domainbed_domainfusion import cli, report
 from domainbed_domainfusion.errors import InputError
+from domainbed_domainfusion.hosting import attach, host
+from domainbed_domainfusion.sweeping import host_scripts, quickstart
 
 ROOT = Path(cli.__file__).parents[1]
 
@@ -32,13 +34,17 @@ def data_folders(monkeypatch) -> list[str]:
 def command_line(*arguments: str) -> subprocess.CompletedProcess:
     """`domainfusion` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", "domainbed_domainfusion.cli", *arguments], capture_output=True,
-                          text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", "domainbed_domainfusion.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
 
 
 def test_sweep_hands_every_argument_to_the_host(monkeypatch):
     calls = []
-    monkeypatch.setattr(launchers, "run_host_script", lambda *call: calls.append(call) or 0)
+    monkeypatch.setattr(host_scripts, "run_host_script", lambda *call: calls.append(call) or 0)
     given = ["launch", "--algorithms", "ERM", "SAM", "--hparams", '{"lr": -1}', "--version", "-h"]
     assert cli.main(["sweep", *given]) == 0
     assert cli.main(["sweep", "--help"]) == 0
@@ -46,7 +52,7 @@ def test_sweep_hands_every_argument_to_the_host(monkeypatch):
 
 
 def test_sweep_returns_the_hosts_status(monkeypatch):
-    monkeypatch.setattr(launchers, "run_host_script", lambda *call: 2)
+    monkeypatch.setattr(host_scripts, "run_host_script", lambda *call: 2)
     assert cli.main(["sweep", "launch"]) == 2
 
 
@@ -92,8 +98,11 @@ def test_quickstart_sweeps_collects_and_reports(monkeypatch, tmp_path, capsys, d
     assert cli.main(["quickstart", "--output_dir", str(tmp_path), *trials]) == 0
     arguments = quickstart.sweep_arguments(tmp_path / "sweep", tmp_path / "data", int((trials or ["1"])[-1]))
     assert data_folders == [str(tmp_path / "data")]
-    assert calls == [("sweep", ["launch", *arguments]), ("collect_results", ["--input_dir", f"{tmp_path}/sweep"]),
-                     (tmp_path / "sweep", tmp_path / "report.html")]
+    assert calls == [
+        ("sweep", ["launch", *arguments]),
+        ("collect_results", ["--input_dir", f"{tmp_path}/sweep"]),
+        (tmp_path / "sweep", tmp_path / "report.html"),
+    ]
     assert f"{tmp_path}/report.html\nwritten after 0.0 minutes" in capsys.readouterr().out
 
 
@@ -133,8 +142,13 @@ def test_the_hosts_sweep_accepts_quickstarts_arguments(monkeypatch, tmp_path, ca
     monkeypatch.setattr(sys, "argv", ["sweep", "launch", *arguments])
     runpy.run_module(f"{host.NAME}.scripts.sweep", run_name="__main__")
     printed = capsys.readouterr().out
-    commands = [launchers.command_options(line) for line in printed.splitlines() if line.startswith("Dummy launcher")]
+    commands = [
+        host_scripts.command_options(line) for line in printed.splitlines() if line.startswith("Dummy launcher")
+    ]
     assert {(options["algorithm"], options["test_envs"], options["trial_seed"]) for options in commands} == {
-        (algorithm, str(env), trial) for algorithm in ("ERM", "SAM", "DomainFusion") for env in range(4)
-        for trial in "01"}
+        (algorithm, str(env), trial)
+        for algorithm in ("ERM", "SAM", "DomainFusion")
+        for env in range(4)
+        for trial in "01"
+    }
     assert all(json.loads(options["hparams"]) == quickstart.QUICKSTART_HPARAMS for options in commands)

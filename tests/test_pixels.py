@@ -21,8 +21,10 @@ def folder(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(2):
             Image.fromarray(random.randint(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
-    return ImageFolder(str(tmp_path), transforms.Compose([
-        transforms.Resize((16, 16)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]))
+    return ImageFolder(
+        str(tmp_path),
+        transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]),
+    )
 
 
 def test_there_and_back_is_the_identity():
@@ -36,6 +38,7 @@ def test_there_and_back_is_the_identity():
 def test_normalisation_is_read_from_the_hosts_transform(folder):
     class Data:
         datasets = [folder]
+
     pixel_range = pixels.PixelRange.of((3, 16, 16), Data)
     assert pixel_range.mean.flatten().tolist() == pytest.approx(MEAN)
     assert pixel_range.std.flatten().tolist() == pytest.approx(STD)
@@ -76,13 +79,15 @@ def test_a_stored_version_trains_as_the_host_would_train_on_it(folder):
     assert np.array_equal(stored.permute(1, 2, 0).numpy(), np.array(oracle))
     pixel_range = pixels.PixelRange((3, 16, 16), MEAN, STD)
     torch.testing.assert_close(pixels.training_version(stored, folder, pixel_range), folder.transform(oracle))
-    torch.testing.assert_close(pixel_range.to_classifier(pixels.from_store(stored)[None])[0], folder.transform(oracle),
-                               atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        pixel_range.to_classifier(pixels.from_store(stored)[None])[0], folder.transform(oracle), atol=1e-5, rtol=0
+    )
 
 
 def test_tensors_without_a_transform_come_back_as_they_were():
     raw = torch.randint(0, 256, (3, 16, 16)) / 255
     tensors = TensorDataset(raw[None], torch.zeros(1))
     stored = pixels.stored_version(raw, 16)
-    torch.testing.assert_close(pixels.training_version(stored, tensors, pixels.PixelRange((3, 16, 16))), raw,
-                               atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        pixels.training_version(stored, tensors, pixels.PixelRange((3, 16, 16))), raw, atol=1e-6, rtol=0
+    )

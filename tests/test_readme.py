@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from domainbed_domainfusion import hparams
+from domainbed_domainfusion.hosting import hparams
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_hparams_table_is_the_one_in_the_code():
-    """`python -m domainbed_domainfusion.hparams` prints it."""
+    """`python -m domainbed_domainfusion.hosting.hparams` prints it."""
     assert hparams.markdown_table() in README
 
 

@@ -14,14 +14,21 @@ SIZES = {
     # width: text width; unet, vae: channels per level; layers: per block; heads: of the U-Net's attention
     "tiny": {"width": 16, "unet": (16, 32), "vae": (8, 8, 16), "groups": 4, "layers": 1, "heads": 2},
     "small": {"width": 32, "unet": (32, 64, 64, 64), "vae": (8, 16, 32, 32), "groups": 8, "layers": 1, "heads": 2},
-    "full": {"width": 768, "unet": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "groups": 32, "layers": 2,
-             "heads": 8},
+    "full": {
+        "width": 768,
+        "unet": (320, 640, 1280, 1280),
+        "vae": (128, 256, 512, 512),
+        "groups": 32,
+        "layers": 2,
+        "heads": 8,
+    },
 }
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def make_tiny_stable_diffusion(folder, seed: int = 0, size: str = "tiny", dtype: torch.dtype = torch.float32,
-                               **unet_options) -> Path:
+def make_tiny_stable_diffusion(
+    folder, seed: int = 0, size: str = "tiny", dtype: torch.dtype = torch.float32, **unet_options
+) -> Path:
     """Write a random SD-1.x folder (safetensors, no safety checker) and return its path.
 
     tiny: 0.3 MB, 4 pixels per latent; small: 4 levels as in SD, 8 pixels per latent. `unet_options` go to the
@@ -34,9 +41,15 @@ def make_tiny_stable_diffusion(folder, seed: int = 0, size: str = "tiny", dtype:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = StableDiffusionPipeline(
-            vae=_vae(shape), text_encoder=_text_encoder(shape), tokenizer=_tokenizer(folder / "tokenizer"),
-            unet=_unet(shape, unet_options), scheduler=_scheduler(), safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False)
+            vae=_vae(shape),
+            text_encoder=_text_encoder(shape),
+            tokenizer=_tokenizer(folder / "tokenizer"),
+            unet=_unet(shape, unet_options),
+            scheduler=_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
         for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
             for weight in part.parameters():
                 weight.data = weight.data.to(dtype)
@@ -48,12 +61,21 @@ def _unet(shape: dict, options: dict):
     from diffusers import UNet2DConditionModel
 
     levels = len(shape["unet"])
-    return UNet2DConditionModel(**{
-        "in_channels": 4, "out_channels": 4, "block_out_channels": shape["unet"], "layers_per_block": shape["layers"],
-        "down_block_types": ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
-        "cross_attention_dim": shape["width"], "attention_head_dim": shape["heads"], "norm_num_groups": shape["groups"],
-        "sample_size": 8, **options})
+    return UNet2DConditionModel(
+        **{
+            "in_channels": 4,
+            "out_channels": 4,
+            "block_out_channels": shape["unet"],
+            "layers_per_block": shape["layers"],
+            "down_block_types": ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
+            "cross_attention_dim": shape["width"],
+            "attention_head_dim": shape["heads"],
+            "norm_num_groups": shape["groups"],
+            "sample_size": 8,
+            **options,
+        }
+    )
 
 
 def _vae(shape: dict):
@@ -61,18 +83,32 @@ def _vae(shape: dict):
 
     levels = len(shape["vae"])
     return AutoencoderKL(
-        block_out_channels=shape["vae"], layers_per_block=shape["layers"], latent_channels=4,
+        block_out_channels=shape["vae"],
+        layers_per_block=shape["layers"],
+        latent_channels=4,
         norm_num_groups=shape["groups"],
-        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        scaling_factor=0.4)
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        scaling_factor=0.4,
+    )
 
 
 def _text_encoder(shape: dict):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=514, hidden_size=shape["width"], intermediate_size=2 * shape["width"], num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=77, bos_token_id=512, eos_token_id=513, pad_token_id=513))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=514,
+            hidden_size=shape["width"],
+            intermediate_size=2 * shape["width"],
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            bos_token_id=512,
+            eos_token_id=513,
+            pad_token_id=513,
+        )
+    )
 
 
 def _tokenizer(folder: Path):
@@ -85,9 +121,19 @@ def _tokenizer(folder: Path):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": START, "eos_token": END,
-        "unk_token": END, "pad_token": END}), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "CLIPTokenizer",
+                "model_max_length": 77,
+                "bos_token": START,
+                "eos_token": END,
+                "unk_token": END,
+                "pad_token": END,
+            }
+        ),
+        encoding="utf-8",
+    )
     return CLIPTokenizer.from_pretrained(folder)
 
 
@@ -102,8 +148,15 @@ def _scheduler():
     """Stable Diffusion 1.x's own noise schedule."""
     from diffusers import PNDMScheduler
 
-    return PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000,
-                         set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1)
+    return PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        set_alpha_to_one=False,
+        skip_prk_steps=True,
+        steps_offset=1,
+    )
 
 
 def main() -> None:

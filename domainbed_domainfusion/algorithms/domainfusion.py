@@ -6,22 +6,22 @@ Read `DomainFusion.update` and `DomainFusion.generate` beside the paper's Algori
 import math
 import warnings
 from functools import partial
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
 
-from .. import context, hparams as table, host
 from ..diffusion import style
 from ..diffusion.distillation import surrogate
-from ..diffusion.layout import check_source
-from ..gallery import Gallery
-from ..identity import model_identity, run_identity, sources_of
+from ..diffusion.source import resolve_source
+from ..generated.dataset import Generated, GenerateDataset, round_begins, uses_generated
+from ..generated.gallery import Gallery
+from ..generated.identity import model_identity, run_identity, sources_of
+from ..generated.saved_rounds import SavedRounds, weights_digest
+from ..hosting import context, host
+from ..hosting import hparams as table
 from ..pixels import PixelRange
-from ..saved_rounds import SavedRounds, weights_digest
 from ..seeding import generator_of, seed_of
 from ..stopwatch import Stopwatch
-from ..synthetic import GenerateDataset, Generated, round_begins, uses_generated
 
 
 class DomainFusion(host.algorithms.ERM):
@@ -40,12 +40,11 @@ class DomainFusion(host.algorithms.ERM):
         self.class_names = context.prompt_names(hparams["class_names"], num_classes)
         self.total_steps = context.current().total_steps
         self.step = 0
-        self._diffusion: Optional["DiffusionSide"] = None  # noqa: F821 - imported with the model, at the first step
-        self._generate_dataset: Optional[GenerateDataset] = None
+        self._diffusion: DiffusionSide | None = None  # noqa: F821 - imported with the model, at the first step
+        self._generate_dataset: GenerateDataset | None = None
         self.uses_generated = uses_generated(hparams)
         if self.uses_generated or hparams["lambda2"] > 0:
-            check_source(table.ldm_source(hparams["ldm"]), hparams["ldm_revision"], hparams["ldm_decoder"],
-                         hparams["scheduler"])
+            resolve_source(hparams["ldm"], hparams["ldm_revision"], hparams["ldm_decoder"], hparams["scheduler"])
 
     def update(self, minibatches, unlabeled=None) -> dict[str, float]:
         """One step of Algorithm 1 on [(x, y)] per training domain, x: (B, C, H, W) as the host's transform leaves it.
@@ -55,28 +54,36 @@ class DomainFusion(host.algorithms.ERM):
         x, y = (torch.cat(parts) for parts in zip(*minibatches))
 
         with Stopwatch(x.device) as generation:
-            n_generated, seconds_saved = self._refresh_if_due(x.device)             # lines 4 to 13
+            n_generated, seconds_saved = self._refresh_if_due(x.device)  # lines 4 to 13
         x_gen, y_gen = self._generated_minibatch(x, y)
         logits, logits_gen = self._classify(x, x_gen)
 
-        with Stopwatch(x.device) as distillation:                                   # line 14
+        with Stopwatch(x.device) as distillation:  # line 14
             on_raw = self.hparams["ld_input"] == "raw"
             ld_loss, ld_values = self._latent_distillation(*(x, y, logits) if on_raw else (x_gen, y_gen, logits_gen))
-        raw_loss = F.cross_entropy(logits, y)                                       # line 15
-        generated_loss = F.cross_entropy(logits_gen, y_gen)                         # line 16
-        loss = (self.hparams["lambda1"] * raw_loss
-                + self.hparams["lambda2"] * ld_loss
-                + self.hparams["lambda3"] * generated_loss)
+        raw_loss = F.cross_entropy(logits, y)  # line 15
+        generated_loss = F.cross_entropy(logits_gen, y_gen)  # line 16
+        loss = (
+            self.hparams["lambda1"] * raw_loss
+            + self.hparams["lambda2"] * ld_loss
+            + self.hparams["lambda3"] * generated_loss
+        )
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()                                                       # line 17
+        self.optimizer.step()  # line 17
         self.step += 1
-        return {"loss": loss.item(), "raw_loss": raw_loss.item(), "generated_loss": generated_loss.item(),
-                **ld_values, "generated_images": float(n_generated),
-                "generation_seconds": generation.seconds + seconds_saved, "ld_seconds": distillation.seconds}
+        return {
+            "loss": loss.item(),
+            "raw_loss": raw_loss.item(),
+            "generated_loss": generated_loss.item(),
+            **ld_values,
+            "generated_images": float(n_generated),
+            "generation_seconds": generation.seconds + seconds_saved,
+            "ld_seconds": distillation.seconds,
+        }
 
     @torch.no_grad()
     def generate(self, x: torch.Tensor, y: torch.Tensor, seeds: list[list[int]], cache=None) -> Generated:
@@ -86,20 +93,20 @@ class DomainFusion(host.algorithms.ERM):
         """
         device = next(self.parameters()).device
         x, y = x.to(device), y.to(device)
-        candidates = (cache or self._diffusion.candidates).sample(x, y, seeds)      # line 7
+        candidates = (cache or self._diffusion.candidates).sample(x, y, seeds)  # line 7
         if not self.hparams["sampling_strategy"]:
             first = torch.zeros(len(x), dtype=torch.long)
             return Generated(candidates.images[:, 0], first, first)
 
         ldm, latent = self._diffusion.ldm, self.hparams["style_space"] == "latent"
-        mu0, sigma0, content0 = style.decompose(ldm.encode(x) if latent else x)     # line 8
-        mu, sigma, content = style.decompose(candidates.latents if latent else candidates.images)   # line 9
+        mu0, sigma0, content0 = style.decompose(ldm.encode(x) if latent else x)  # line 8
+        mu, sigma, content = style.decompose(candidates.latents if latent else candidates.images)  # line 9
         similarity, confidence = self._judge(x, content0, candidates.images, content, y)
         divergence = style.style_divergence(mu0, sigma0, mu, sigma, self.hparams["style_divergence"])
         i = torch.arange(len(x), device=device)
-        c = style.choose_content(similarity, confidence, self.hparams["content_weight"])            # line 10
-        s = style.choose_style(divergence)                                          # line 11
-        x_gen = style.adain(mu[i, s], sigma[i, s], content[i, c])                   # line 12
+        c = style.choose_content(similarity, confidence, self.hparams["content_weight"])  # line 10
+        s = style.choose_style(divergence)  # line 11
+        x_gen = style.adain(mu[i, s], sigma[i, s], content[i, c])  # line 12
         x_gen = ldm.decode(x_gen) if latent else x_gen.clamp(-1, 1)
         return Generated(x_gen, c.cpu(), s.cpu())
 
@@ -137,9 +144,12 @@ class DomainFusion(host.algorithms.ERM):
         """
         if self._diffusion is None and (self.uses_generated or self.hparams["lambda2"] > 0):
             from .diffusion_side import DiffusionSide  # here, because diffusers takes seconds to import
+
             self._diffusion = DiffusionSide.load(self.hparams, self.class_names, device)
             if self.hparams["candidate_cache"] is not None and self.uses_generated:
-                self._diffusion.share_candidates(self.hparams["candidate_cache"], model_identity(self.hparams)["sha256"])
+                self._diffusion.share_candidates(
+                    self.hparams["candidate_cache"], model_identity(self.hparams)["sha256"]
+                )
             self._generate_dataset = self._new_generate_dataset()
         if not self.uses_generated or not self._generates_at(self.step):
             return 0, 0.0
@@ -155,8 +165,11 @@ class DomainFusion(host.algorithms.ERM):
         steps_per_epoch = context.current().steps_per_epoch
         if steps_per_epoch is None:
             if step == 0:
-                warnings.warn("DomainFusion generates nothing here: outside the host's train script it knows neither "
-                              "the training in-splits nor the length of an epoch.")
+                warnings.warn(
+                    "DomainFusion generates nothing here: outside the host's train script it knows neither "
+                    "the training in-splits nor the length of an epoch.",
+                    stacklevel=2,
+                )
             return False
         return round_begins(step, steps_per_epoch, self.hparams)
 
@@ -189,14 +202,18 @@ class DomainFusion(host.algorithms.ERM):
 
     def _new_generate_dataset(self) -> GenerateDataset:
         run = context.current()
-        gallery = run.output_dir and Gallery(run.output_dir, self.hparams["gallery"], self.class_names,
-                                             self.confidence)
+        gallery = run.output_dir and Gallery(run.output_dir, self.hparams["gallery"], self.class_names, self.confidence)
         dataset = GenerateDataset(
-            run.in_splits, self.hparams["image_size"], self.pixel_range, seed=run.seed,
-            budget=self.hparams["generation_budget"], gallery=gallery,
+            run.in_splits,
+            self.hparams["image_size"],
+            self.pixel_range,
+            seed=run.seed,
+            budget=self.hparams["generation_budget"],
+            gallery=gallery,
             candidates=self.hparams["candidates"] if self.hparams["sampling_strategy"] else 1,
             workers=getattr(run.dataset, "N_WORKERS", 0),
-            prompts=self._diffusion.candidates.prompts.texts if self._diffusion.cache else None)
+            prompts=self._diffusion.candidates.prompts.texts if self._diffusion.cache else None,
+        )
         if self.uses_generated and run.output_dir and run.in_splits and self.hparams["save_generated"] != "none":
             dataset.saved = self._saved_rounds(run, dataset)
         return dataset
@@ -204,8 +221,13 @@ class DomainFusion(host.algorithms.ERM):
     def _saved_rounds(self, run: context.TrainingContext, dataset: GenerateDataset) -> SavedRounds:
         device = next(self.parameters()).device
         sources = sources_of(run.in_splits, dataset.keys, self.class_names, self._diffusion.candidates.prompts.texts)
-        saved = SavedRounds(run.output_dir, run_identity(self.hparams, device), sources, self.hparams["save_generated"],
-                            lambda: weights_digest(self.network))
+        saved = SavedRounds(
+            run.output_dir,
+            run_identity(self.hparams, device),
+            sources,
+            self.hparams["save_generated"],
+            lambda: weights_digest(self.network),
+        )
         rounds = sum(self._generates_at(step) for step in range(self.total_steps))
         saved.check_space(rounds, len(dataset.keys), dataset.size)
         return saved

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from .. import host
+from ..hosting import host
 
 
 class SAM(host.algorithms.ERM):

@@ -6,13 +6,13 @@ mathematics. In a sweep they are rows like any other: one step, whose evaluation
 
 import hashlib
 import sys
-from typing import Optional
 
 import torch
 from tqdm import tqdm
 
-from .. import context, hparams as table, host
-from ..diffusion.layout import check_source
+from ..diffusion.source import resolve_source
+from ..hosting import context, host
+from ..hosting import hparams as table
 from ..pixels import PixelRange
 from ..seeding import seed_of
 
@@ -36,10 +36,10 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
         self.num_classes = num_classes
         self.pixel_range = PixelRange.of(input_shape, context.current().dataset)
         self.class_names = context.prompt_names(hparams["class_names"], num_classes)
-        check_source(table.ldm_source(hparams["ldm"]), hparams["ldm_revision"])
-        self._prompted: Optional[tuple] = None  # φ and its prompts
+        resolve_source(hparams["ldm"], hparams["ldm_revision"])
+        self._prompted: tuple | None = None  # φ and its prompts
         self._remembered: dict[str, torch.Tensor] = {}
-        self._progress: Optional[tqdm] = None
+        self._progress: tqdm | None = None
 
     def update(self, minibatches, unlabeled=None) -> dict[str, float]:
         """Does nothing: there is nothing to train, and no loss to report."""
@@ -61,8 +61,9 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
 
     def _score_images(self, x: torch.Tensor, keys: list[str]) -> torch.Tensor:
         """(B, num_classes) float64 on the CPU."""
-        from ..diffusion.zero_shot import NoiseErrors  # here, because diffusers takes seconds to import
+        from ..diffusion.class_scores import NoiseErrors  # here, because diffusers takes seconds to import
         from .diffusion_side import load_prompted
+
         if self._prompted is None:
             self._prompted = load_prompted(self.hparams, self.class_names, x.device)
         images = self.pixel_range.to_diffusion(x, self.hparams["image_size"])
@@ -77,8 +78,14 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
         """One bar an evaluation, on the terminal's stderr: the host copies its own into err.txt."""
         total = sum(context.current().evaluation_lengths)
         if self._progress is None or self._progress.n >= total:
-            self._progress = tqdm(total=total or None, desc="zero-shot evaluation", unit="image", leave=False,
-                                  file=sys.__stderr__, disable=None)
+            self._progress = tqdm(
+                total=total or None,
+                desc="zero-shot evaluation",
+                unit="image",
+                leave=False,
+                file=sys.__stderr__,
+                disable=None,
+            )
         self._progress.update(images)
 
     def __getstate__(self) -> dict:
@@ -90,18 +97,30 @@ class DiffusionClassifier(ZeroShotClassifier):
     """Li et al., ICCV 2023: the least mean error at evenly spaced timesteps, with staged elimination of classes."""
 
     def _scores(self, errors, seeds):
-        from ..diffusion.zero_shot import staged_elimination
-        return staged_elimination(errors, errors.latents.shape[1:], seeds, self.num_classes,
-                                  self.hparams["dc_stages"], errors.ldm.num_train_timesteps)
+        from ..diffusion.class_scores import staged_elimination
+
+        return staged_elimination(
+            errors,
+            errors.latents.shape[1:],
+            seeds,
+            self.num_classes,
+            self.hparams["dc_stages"],
+            errors.ldm.num_train_timesteps,
+        )
 
 
 class TextToImageClassifier(ZeroShotClassifier):
     """Clark & Jaini, NeurIPS 2023: the least weighted x0-error, classes pruned by a paired t-test."""
 
     def _scores(self, errors, seeds):
-        from ..diffusion.zero_shot import PairedTestPruning, x0_weights
-        pruning = PairedTestPruning(self.hparams["t2i_min_scores"], self.hparams["t2i_max_scores"],
-                                    self.hparams["t2i_cutoff"], x0_weights(errors.ldm.alphas_cumprod))
+        from ..diffusion.class_scores import PairedTestPruning, x0_weights
+
+        pruning = PairedTestPruning(
+            self.hparams["t2i_min_scores"],
+            self.hparams["t2i_max_scores"],
+            self.hparams["t2i_cutoff"],
+            x0_weights(errors.ldm.alphas_cumprod),
+        )
         return pruning(errors, errors.latents.shape[1:], seeds, self.num_classes, errors.micro_batch)
 
 

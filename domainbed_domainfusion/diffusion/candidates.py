@@ -28,9 +28,18 @@ class CandidateSampler:
     prompt and generator is the same up to float noise, whatever else is in the batch.
     """
 
-    def __init__(self, ldm: LatentDiffusion, prompts: Prompts, steps: int = 12, strength: float = 0.8,
-                 guidance_scale: float = 7.5, scheduler: str = "ddim", batch_size: int | None = None,
-                 timestep_spacing: str = "leading", guidance_interval: float = 1.0) -> None:
+    def __init__(
+        self,
+        ldm: LatentDiffusion,
+        prompts: Prompts,
+        steps: int = 12,
+        strength: float = 0.8,
+        guidance_scale: float = 7.5,
+        scheduler: str = "ddim",
+        batch_size: int | None = None,
+        timestep_spacing: str = "leading",
+        guidance_interval: float = 1.0,
+    ) -> None:
         """steps: of the whole schedule, of which the part `strength` in (0, 1] is run; guidance_scale: at most 1
         means no guidance; scheduler, timestep_spacing: see `LatentDiffusion.scheduler`; batch_size: candidates per
         U-Net call (twice as many rows with guidance), None for all; out of memory halves it for good;
@@ -47,8 +56,10 @@ class CandidateSampler:
         self.scheduler, self.batch_size, self.timestep_spacing = scheduler, batch_size, timestep_spacing
         self.guidance_interval = guidance_interval
         if not 0 < strength <= 1 or int(steps * strength) < 1:
-            raise InputError(f"{steps} denoising steps at strength {strength} leave no step to run: strength must lie "
-                             "in (0, 1] and steps x strength must be at least 1.")
+            raise InputError(
+                f"{steps} denoising steps at strength {strength} leave no step to run: strength must lie "
+                "in (0, 1] and steps x strength must be at least 1."
+            )
         self.evaluations: int = len(self._schedule()[1])
         twice = guidance_scale > 1 and not ldm.embeds_guidance
         self.guided: int = round(guidance_interval * self.evaluations) if twice else 0
@@ -83,8 +94,9 @@ class CandidateSampler:
         """Latents (B, N, C, h, w) with the images they stand for. Raises InputError as `sample` does."""
         decoded = self.ldm.decode(latents.flatten(0, 1))
         if not decoded.isfinite().all():
-            raise InputError(f"Generated images are not finite in {self.ldm.dtype}: run the LDM in bfloat16 or "
-                             "float32.")
+            raise InputError(
+                f"Generated images are not finite in {self.ldm.dtype}: run the LDM in bfloat16 or float32."
+            )
         return Candidates(decoded.unflatten(0, latents.shape[:2]), latents)
 
     def _denoise(self, latents: Tensor, embeddings: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -110,13 +122,18 @@ class CandidateSampler:
         try:
             scheduler.set_timesteps(self.steps, device=self.ldm.device)
         except ValueError as error:
-            raise InputError(f"The scheduler {self.scheduler} cannot run {self.steps} denoising steps ({error}): use "
-                             "fewer.") from error
+            raise InputError(
+                f"The scheduler {self.scheduler} cannot run {self.steps} denoising steps ({error}): use fewer."
+            ) from error
         skipped = (self.steps - min(int(self.steps * self.strength), self.steps)) * scheduler.order
         return scheduler, scheduler.timesteps[skipped:]
 
 
 def _noise(generators: list[torch.Generator], like: Tensor) -> Tensor:
     """One draw from each generator, as the pipeline draws it: (n, *like.shape[1:])."""
-    return torch.cat([randn_tensor((1, *like.shape[1:]), generator=generator, device=like.device, dtype=like.dtype)
-                      for generator in generators])
+    return torch.cat(
+        [
+            randn_tensor((1, *like.shape[1:]), generator=generator, device=like.device, dtype=like.dtype)
+            for generator in generators
+        ]
+    )

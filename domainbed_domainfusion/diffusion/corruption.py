@@ -5,7 +5,7 @@ is, p = 0 corrupts it fully. All are differentiable in p. Only contrast is state
 the others, which its Table 4 only names, is ours.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +53,9 @@ def _filtered(images: Tensor, kernel: Tensor, radius: int) -> Tensor:
     batch, channels, rows, columns = images.shape
     padded = F.pad(images, (radius, radius, 0, 0), mode="reflect")
     weight = kernel[:, None, None, :].repeat_interleave(channels, dim=0)
-    filtered = F.conv2d(padded.reshape(1, batch * channels, rows, columns + 2 * radius), weight,
-                        groups=batch * channels)
+    filtered = F.conv2d(
+        padded.reshape(1, batch * channels, rows, columns + 2 * radius), weight, groups=batch * channels
+    )
     return filtered.reshape(batch, channels, rows, columns)
 
 
@@ -93,4 +94,9 @@ def _per_image(confidence: Tensor) -> Tensor:
 
 
 CORRUPTIONS: dict[str, Callable[[Tensor, Tensor, Generators], Tensor]] = {
-    "contrast": _contrast, "blur": _blur, "pepper": _pepper, "mask": _mask, "none": _none}
+    "contrast": _contrast,
+    "blur": _blur,
+    "pepper": _pepper,
+    "mask": _mask,
+    "none": _none,
+}

@@ -6,7 +6,7 @@ gradient of LD is Σ_i a_i ∇p_i with one number a_i = ∂LD_i/∂p_i per image
 """
 
 import warnings
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,7 +25,9 @@ WEIGHTINGS = ("uniform", "one_minus_alpha_bar", "snr")
 GRADIENTS = ("sds", "full")
 GRADIENT_MODES = ("forward", "reverse", "auto")
 TIMED_DEVICES = ("cuda",)  # where "auto" times both modes; on a CPU forward was measured (benchmarks/results)
-WORTH = 0.9  # the part of forward's time that reverse must stay below: a near tie must not decide how a run's sums round
+WORTH = (
+    0.9  # the part of forward's time that reverse must stay below: a near tie must not decide how a run's sums round
+)
 
 
 def surrogate(value: Tensor, slope: Tensor, confidence: Tensor) -> Tensor:
@@ -41,17 +43,28 @@ class LatentDistillation:
     over draws and over latent elements, so that LD does not grow with T or with the image size.
     """
 
-    def __init__(self, ldm: LatentDiffusion, prompts: Prompts, draws: int = 1, weighting: str = "uniform",
-                 gradient: str = "sds", corruption: str = "contrast", micro_batch: int | None = None,
-                 gradient_mode: str = "auto") -> None:
+    def __init__(
+        self,
+        ldm: LatentDiffusion,
+        prompts: Prompts,
+        draws: int = 1,
+        weighting: str = "uniform",
+        gradient: str = "sds",
+        corruption: str = "contrast",
+        micro_batch: int | None = None,
+        gradient_mode: str = "auto",
+    ) -> None:
         """draws: T; weighting: w(t) = 1, 1 − ᾱ_t, or ᾱ_t / (1 − ᾱ_t) for "snr"; gradient: "full" (the gradient of
         LD) or "sds" (score distillation: without the U-Net's Jacobian); micro_batch: images at once, None for as many
         as fit by the first call's measure (`memory.fitting`); out of memory halves it for good. gradient_mode:
         "forward" needs no reverse pass (see `forward_mode`), "reverse" is torch's autograd, "auto" is forward unless
         the LDM has an operation without a rule, or, on a GPU, reverse fits into memory and is clearly faster there.
         """
-        for name, value, known in (("weighting", weighting, WEIGHTINGS), ("gradient", gradient, GRADIENTS),
-                                   ("gradient_mode", gradient_mode, GRADIENT_MODES)):
+        for name, value, known in (
+            ("weighting", weighting, WEIGHTINGS),
+            ("gradient", gradient, GRADIENTS),
+            ("gradient_mode", gradient_mode, GRADIENT_MODES),
+        ):
             if value not in known:
                 raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
         self.ldm, self.prompts, self.draws, self.gradient_mode = ldm, prompts, draws, gradient_mode
@@ -59,11 +72,15 @@ class LatentDistillation:
         self._precision = torch.promote_types(ldm.dtype, torch.float32)
         alphas = ldm.alphas_cumprod.to(self._precision)
         self._alphas_cumprod = alphas
-        self._weights = {"uniform": torch.ones_like(alphas), "one_minus_alpha_bar": 1 - alphas,
-                         "snr": alphas / (1 - alphas)}[weighting]
+        self._weights = {
+            "uniform": torch.ones_like(alphas),
+            "one_minus_alpha_bar": 1 - alphas,
+            "snr": alphas / (1 - alphas),
+        }[weighting]
 
-    def coefficients(self, images: Tensor, labels: Tensor, confidence: Tensor,
-                     seeds: list[int]) -> tuple[Tensor, Tensor]:
+    def coefficients(
+        self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]
+    ) -> tuple[Tensor, Tensor]:
         """(LD_i, a_i), each (B,), without a graph; `surrogate` makes a loss of them.
 
         images (B, 3, S, S) in [-1, 1]; labels (B,); confidence p (B,) in [0, 1]; seeds: one per image, for its t, ε
@@ -71,6 +88,7 @@ class LatentDistillation:
         a_i is ∂LD_i/∂p_i for "full", and for "sds" the mean over draws of w(t)/n · ⟨ε_φ − ε, ∂z_t/∂p_i⟩ over the n
         elements of a latent.
         """
+
         def run(part: slice) -> tuple[Tensor, Tensor]:
             return self._micro_batch(images[part], labels[part], confidence[part], seeds[part])
 
@@ -84,6 +102,7 @@ class LatentDistillation:
 
     def _settle_mode(self, run: Callable[[slice], object], size: int) -> None:
         """For all later calls: reverse if it takes a micro-batch of this size in less time, forward otherwise."""
+
         def seconds() -> float:
             with Stopwatch(self.ldm.device) as watch:
                 run(slice(0, size))
@@ -100,8 +119,9 @@ class LatentDistillation:
         if reverse >= WORTH * forward:
             self.gradient_mode = "forward"
 
-    def _micro_batch(self, images: Tensor, labels: Tensor, confidence: Tensor,
-                     seeds: list[int]) -> tuple[Tensor, Tensor]:
+    def _micro_batch(
+        self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]
+    ) -> tuple[Tensor, Tensor]:
         images = images.to(self.ldm.device, self._precision)
         p = confidence.detach().to(self.ldm.device, self._precision)
         embeddings = self.prompts.matched(labels)
@@ -151,7 +171,7 @@ class LatentDistillation:
         target = value if self.gradient == "full" else target
         if not target.requires_grad:  # the corruption "none" does not depend on p
             return value, torch.zeros_like(p)
-        slope, = torch.autograd.grad(target.sum(), p)
+        (slope,) = torch.autograd.grad(target.sum(), p)
         return value.detach(), slope
 
     def _corrupted(self, images: Tensor, p: Tensor, seeds: list[int]) -> Tensor:
@@ -167,8 +187,13 @@ class LatentDistillation:
         drawn = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
-            drawn += [(torch.randint(self.ldm.num_train_timesteps, (), generator=generator),
-                       torch.randn(latents.shape[1:], generator=generator)) for _ in range(self.draws)]
+            drawn += [
+                (
+                    torch.randint(self.ldm.num_train_timesteps, (), generator=generator),
+                    torch.randn(latents.shape[1:], generator=generator),
+                )
+                for _ in range(self.draws)
+            ]
         shape = (len(seeds), self.draws)
         t, noise = (torch.stack(items).unflatten(0, shape).transpose(0, 1) for items in zip(*drawn))
         return t.to(latents.device), noise.to(latents)
@@ -184,8 +209,9 @@ class LatentDistillation:
         return self.noise_residuals(images, labels, confidence, seeds)[0].mean(0)
 
     @torch.no_grad()
-    def noise_residuals(self, images: Tensor, labels: Tensor, confidence: Tensor,
-                        seeds: list[int]) -> tuple[Tensor, Tensor]:
+    def noise_residuals(
+        self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]
+    ) -> tuple[Tensor, Tensor]:
         """What the LD noise images of the supplement's Figs. 2 to 4 are made of, and LD: no gradient, one encoding.
 
         Returns (ε_φ − ε of every draw (T, B, C, h, w), LD_i (B,)).
@@ -194,8 +220,9 @@ class LatentDistillation:
         latents = self._encoded(self._corrupted(images.to(self.ldm.device, self._precision), p, seeds))
         t, noise = self._draw(latents, seeds)
         embeddings = self.prompts.matched(labels)
-        residuals = torch.stack([self._residual(latents, t[draw], noise[draw], embeddings)
-                                 for draw in range(self.draws)])
+        residuals = torch.stack(
+            [self._residual(latents, t[draw], noise[draw], embeddings) for draw in range(self.draws)]
+        )
         return residuals, (self._weights[t] * residuals.square().flatten(2).mean(2)).mean(0)
 
 

@@ -1,6 +1,6 @@
 """A dual number whose halves are tensors, and the registry of the operations it knows."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,9 +10,11 @@ RULES: dict[str, Callable] = {}  # torch's name of an operation -> its rule; fil
 
 def rule(*names: str) -> Callable:
     """Register a rule under the torch names (functions, methods, operators) that it differentiates."""
+
     def register(function: Callable) -> Callable:
         RULES.update(dict.fromkeys(names or (function.__name__,), function))
         return function
+
     return register
 
 
@@ -20,8 +22,10 @@ class UnsupportedOperation(NotImplementedError, AttributeError):
     """An operation of the module has no forward-mode rule; an AttributeError, so that `hasattr` stays harmless."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"Forward-mode differentiation has no rule for {name}: use the reverse gradient mode, or add "
-                         "a rule to diffusion/forward_mode.py.")
+        super().__init__(
+            f"Forward-mode differentiation has no rule for {name}: use the reverse gradient mode, or add "
+            "a rule to diffusion/forward_mode.py."
+        )
 
 
 def channels_last(x: Tensor) -> bool:
@@ -33,15 +37,16 @@ def empty_pair(like: Tensor) -> Tensor:
     """(2, *shape) for two halves, each in the memory format of `like`."""
     if not channels_last(like):
         return like.new_empty((2, *like.shape))
-    both = torch.empty((2 * len(like), *like.shape[1:]), dtype=like.dtype, device=like.device,
-                       memory_format=torch.channels_last)
+    both = torch.empty(
+        (2 * len(like), *like.shape[1:]), dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
     return both.unflatten(0, (2, -1))
 
 
 class Dual:
     """A primal and a tangent, both (*shape); stands in for a tensor in every operation of RULES."""
 
-    __slots__ = ("_primal", "_tangent", "_pair")
+    __slots__ = ("_pair", "_primal", "_tangent")
 
     def __init__(self, primal: Tensor, tangent: Tensor) -> None:
         self._primal, self._tangent, self._pair = primal, tangent, None
@@ -101,11 +106,26 @@ class Dual:
             raise UnsupportedOperation(name)
         return RULES[name](*args, **(kwargs or {}))
 
-    def __add__(self, other): return RULES["add"](self, other)
-    def __radd__(self, other): return RULES["add"](self, other)
-    def __sub__(self, other): return RULES["sub"](self, other)
-    def __rsub__(self, other): return RULES["sub"](other, self)
-    def __mul__(self, other): return RULES["mul"](self, other)
-    def __rmul__(self, other): return RULES["mul"](self, other)
-    def __truediv__(self, other): return RULES["div"](self, other)
-    def __getitem__(self, index): return RULES["getitem"](self, index)
+    def __add__(self, other):
+        return RULES["add"](self, other)
+
+    def __radd__(self, other):
+        return RULES["add"](self, other)
+
+    def __sub__(self, other):
+        return RULES["sub"](self, other)
+
+    def __rsub__(self, other):
+        return RULES["sub"](other, self)
+
+    def __mul__(self, other):
+        return RULES["mul"](self, other)
+
+    def __rmul__(self, other):
+        return RULES["mul"](self, other)
+
+    def __truediv__(self, other):
+        return RULES["div"](self, other)
+
+    def __getitem__(self, index):
+        return RULES["getitem"](self, index)

@@ -14,8 +14,6 @@ Parameters and everything else that is not a Dual are constants. The supported o
 any other raises UnsupportedOperation. torch's own forward mode knows more of them and is 2 times slower here.
 """
 
-from typing import Union
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,10 +25,11 @@ __all__ = ["RULES", "Dual", "UnsupportedOperation"]
 aten = torch.ops.aten
 BLOCK = {"cpu": 2**21, "cuda": 2**27}  # attention scores at once: 8 MB in float32 on a CPU, 512 MB on a GPU
 
-Operand = Union[Dual, Tensor, float]
+Operand = Dual | Tensor | float
 
 
 # Sums and products.
+
 
 @rule()
 def add(a: Operand, b: Operand, *, alpha: float = 1) -> Dual:
@@ -65,7 +64,7 @@ def mul(a: Operand, b: Operand) -> Dual:
 
 
 @rule()
-def div(a: Dual, b: Union[Tensor, float]) -> Dual:
+def div(a: Dual, b: Tensor | float) -> Dual:
     if isinstance(b, Dual):
         raise UnsupportedOperation("division by a value that varies")
     return a if isinstance(b, (int, float)) and b == 1 else Dual.of_pair(_padded(a.pair, b) / b)
@@ -86,9 +85,10 @@ def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
 def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwargs) -> Dual:
     """One call for each half, with half the working memory, unless reading the weights twice would cost more."""
     x = _varying(input, "conv2d")
-    if weight.numel() < x.numel() or bias is not None and _half(x):
-        return Dual(F.conv2d(x.primal, weight, bias, *args, **kwargs),
-                    F.conv2d(x.tangent, weight, None, *args, **kwargs))
+    if weight.numel() < x.numel() or (bias is not None and _half(x)):
+        return Dual(
+            F.conv2d(x.primal, weight, bias, *args, **kwargs), F.conv2d(x.tangent, weight, None, *args, **kwargs)
+        )
     product = F.conv2d(x.pair.flatten(0, 1), weight, None, *args, **kwargs).unflatten(0, (2, -1))
     if bias is not None:
         product[0].add_(bias[:, None, None])  # `+=` would copy the half onto itself
@@ -96,6 +96,7 @@ def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwa
 
 
 # Shapes: what happens to both halves alike.
+
 
 @rule("reshape", "view")
 def reshape(x: Dual, *shape) -> Dual:
@@ -158,6 +159,7 @@ def interpolate(input: Dual, *args, **kwargs) -> Dual:
 
 # Functions of each element.
 
+
 @rule()
 def dropout(input: Dual, p: float = 0.5, training: bool = True, inplace: bool = False) -> Dual:
     if training and p > 0:
@@ -195,9 +197,11 @@ def clamp(input: Dual, min: float = -float("inf"), max: float = float("inf")) ->
 
 # Normalisation and attention.
 
+
 @rule()
-def group_norm(input: Dual, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
-               eps: float = 1e-5) -> Dual:
+def group_norm(
+    input: Dual, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Dual:
     # the CPU's kernels know both memory formats, the GPU's only one
     innermost = input.device.type == "cpu" and channels_last(input.primal)
     layout = torch.channels_last if innermost else torch.contiguous_format
@@ -217,25 +221,36 @@ def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
 
 
 @rule()
-def layer_norm(input: Dual, normalized_shape, weight: Tensor | None = None, bias: Tensor | None = None,
-               eps: float = 1e-5) -> Dual:
+def layer_norm(
+    input: Dual, normalized_shape, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Dual:
     x, shape = input.primal.contiguous(), list(normalized_shape)
     primal, mean, rstd = aten.native_layer_norm(x, shape, weight, bias, eps)
     tangent, _, _ = aten.native_layer_norm_backward(
-        input.tangent.contiguous(), x, shape, mean, rstd, None, None, [True, False, False])
+        input.tangent.contiguous(), x, shape, mean, rstd, None, None, [True, False, False]
+    )
     if weight is not None:
         tangent *= weight
     return Dual(primal, tangent)
 
 
 @rule()
-def scaled_dot_product_attention(query: Operand, key: Operand, value: Operand, attn_mask=None, dropout_p: float = 0.0,
-                                 is_causal: bool = False, scale: float | None = None, **options) -> Dual:
+def scaled_dot_product_attention(
+    query: Operand,
+    key: Operand,
+    value: Operand,
+    attn_mask=None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **options,
+) -> Dual:
     """o = softmax(s q kᵀ) v of (..., L, D) each; ȯ = ṗ v + p v̇ with ṗ = J_softmax (s q̇ kᵀ + s q k̇ᵀ)."""
     if attn_mask is not None or dropout_p or is_causal or any(options.values()):
         raise UnsupportedOperation("attention with a mask, with dropout or with grouped heads")
-    query = mul(_dual(query, like=key if isinstance(key, Dual) else value),
-                query.shape[-1] ** -0.5 if scale is None else scale)
+    query = mul(
+        _dual(query, like=key if isinstance(key, Dual) else value), query.shape[-1] ** -0.5 if scale is None else scale
+    )
     result = query.primal.new_empty((2, *query.shape[:-1], value.shape[-1]))
     keys = torch.cat([key.primal, key.tangent], -1) if isinstance(key, Dual) else key
     values = torch.cat([value.primal, value.tangent], -1) if isinstance(value, Dual) else value
@@ -264,6 +279,7 @@ def _attend(query: Dual, keys: Tensor, values: Tensor, result: Tensor) -> None:
 
 
 # Helpers of the rules.
+
 
 def _dual(x: Operand, like: Operand) -> Dual:
     """A constant as a Dual whose tangent is zero."""

@@ -1,8 +1,8 @@
 """What a computation takes and what the device has, in bytes: how a micro-batch is found instead of guessed."""
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 from torch import Tensor

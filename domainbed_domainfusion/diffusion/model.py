@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .layout import check_decoder, check_scheduler, check_source, config_folder, tokenizer_folder
+from .source import check_scheduler, config_folder, resolve_decoder, resolve_source, tokenizer_folder
 
-__all__ = ["LatentDiffusion", "check_source"]
+__all__ = ["LatentDiffusion", "resolve_source"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-SCHEDULERS = {"ddim": "DDIMScheduler", "pndm": "PNDMScheduler", "dpmsolver++": "DPMSolverMultistepScheduler",
-              "lcm": "LCMScheduler"}
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+    "lcm": "LCMScheduler",
+}
 SCHEDULER_OPTIONS = {"pndm": {"skip_prk_steps": True}, "dpmsolver++": {"algorithm_type": "dpmsolver++"}}
 DECODER_SLICE = 2**20  # pixels decoded at once: ten 320x320 images
 
@@ -31,17 +35,18 @@ class LatentDiffusion:
     `posterior`, `encode` and `predict_noise` take a `forward_mode.Dual` in a tensor's place and give one back.
     """
 
-    def __init__(self, path: Path, source: str, device: torch.device, dtype: str, revision: str | None,
-                 decoder: str | None) -> None:
+    def __init__(
+        self, path: Path, source: str, device: torch.device, dtype: str, revision: str | None, decoder: str | None
+    ) -> None:
         """Use `LatentDiffusion.load`, which keeps one per process."""
-        from . import networks  # here, because diffusers and transformers take seconds to import
+        from . import loading  # here, because diffusers and transformers take seconds to import
 
         self.source, self.device, self.dtype, self.revision = source, device, DTYPES[dtype], revision
         self._path, self._arguments = path, (source, str(device), dtype, revision, decoder)
-        self._unet, self._vae = (part.to(device) for part in networks.unet_and_vae(path, self.dtype))
+        self._unet, self._vae = (part.to(device) for part in loading.unet_and_vae(path, self.dtype))
         self._decoder = self._vae
         if decoder is not None:
-            self._decoder = networks.tiny_decoder(check_decoder(decoder, path), self.dtype).to(device)
+            self._decoder = loading.tiny_decoder(resolve_decoder(decoder, path), self.dtype).to(device)
         if device.type == "cpu":  # a GPU's eager normalisation would undo it at every layer; see `compile`
             self._channels_last()
         scheduler = config_folder(path) / "scheduler" / "scheduler_config.json"
@@ -57,17 +62,18 @@ class LatentDiffusion:
         self.embeds_guidance: bool = self._unet.config.time_cond_proj_dim is not None  # a latent consistency model
 
     @classmethod
-    def load(cls, source: str, *, device, dtype: str = "float32", revision: str | None = None,
-             decoder: str | None = None) -> "LatentDiffusion":
+    def load(
+        cls, source: str, *, device, dtype: str = "float32", revision: str | None = None, decoder: str | None = None
+    ) -> "LatentDiffusion":
         """The model from a hub id, a local folder or a single .safetensors file; one load per process.
 
         device: anything `torch.device` takes; dtype: float32, float16, bfloat16 or float64; decoder: folder or hub id
         of an AutoencoderTiny that `decode` uses in the VAE's place.
-        Raises InputError (see `layout.check_source`).
+        Raises InputError (see `source.resolve_source`).
         """
         if dtype not in DTYPES:
             raise InputError(f"The LDM's dtype {dtype} is unknown: use one of {', '.join(DTYPES)}.")
-        path = check_source(source, revision)
+        path = resolve_source(source, revision)
         device = _indexed(torch.device(device))
         key = (str(path), revision, dtype, device, decoder)
         if key not in _loaded:
@@ -90,19 +96,24 @@ class LatentDiffusion:
         tokenizer cannot tell apart (words it does not know).
         """
         tokenizer, encoder = self._text()
-        ids = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-                        return_tensors="pt").input_ids
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        ).input_ids
         for prompt, tokens in zip(prompts, tokenizer(prompts).input_ids):
             if len(tokens) > tokenizer.model_max_length:
-                raise InputError(f"The prompt {prompt!r} has {len(tokens)} tokens but the text encoder of "
-                                 f"{self.source} reads {tokenizer.model_max_length}: shorten the template or the class "
-                                 "name.")
+                raise InputError(
+                    f"The prompt {prompt!r} has {len(tokens)} tokens but the text encoder of "
+                    f"{self.source} reads {tokenizer.model_max_length}: shorten the template or the class "
+                    "name."
+                )
         seen: dict = {}
         for prompt, row in zip(prompts, ids.tolist()):
             other = seen.setdefault(tuple(row), prompt)
             if other != prompt:
-                raise InputError(f"The tokenizer of {self.source} does not know the words that tell {prompt!r} from "
-                                 f"{other!r}: use other class names, another prompt template or another LDM.")
+                raise InputError(
+                    f"The tokenizer of {self.source} does not know the words that tell {prompt!r} from "
+                    f"{other!r}: use other class names, another prompt template or another LDM."
+                )
         with torch.no_grad():
             return encoder(ids.to(self.device))[0].to(self.dtype)
 
@@ -127,17 +138,21 @@ class LatentDiffusion:
         images = [self._kept(decode(part / self._decoder.config.scaling_factor).sample) for part in slices]
         return torch.cat(images).float().clamp(-1, 1)
 
-    def predict_noise(self, latents: Tensor, timesteps: Tensor, embeddings: Tensor,
-                      guidance_scale: float = 1.0) -> Tensor:
+    def predict_noise(
+        self, latents: Tensor, timesteps: Tensor, embeddings: Tensor, guidance_scale: float = 1.0
+    ) -> Tensor:
         """ε_φ(z_t, t, c) of latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents.
 
         guidance_scale: for a U-Net that takes it as a condition (`embeds_guidance`); 1 is none, others ignore it.
         """
         plain = isinstance(latents, Tensor) and not torch.is_grad_enabled()
         unet = self._compiled.get("unet", self._unet) if plain else self._unet
-        noise = unet(latents.to(self.device, self.dtype), timesteps.to(self.device),
-                     encoder_hidden_states=embeddings.to(self.device, self.dtype),
-                     timestep_cond=self._guidance(guidance_scale)).sample
+        noise = unet(
+            latents.to(self.device, self.dtype),
+            timesteps.to(self.device),
+            encoder_hidden_states=embeddings.to(self.device, self.dtype),
+            timestep_cond=self._guidance(guidance_scale),
+        ).sample
         return self._kept(noise) if plain else noise
 
     def compile(self, cuda_graphs: bool = False, backend: str = "inductor") -> None:
@@ -148,13 +163,17 @@ class LatentDiffusion:
         Raises InputError for CUDA graphs without a GPU.
         """
         if cuda_graphs and self.device.type != "cuda":
-            raise InputError("The hparam ldm_compile is \"cuda_graphs\", but the diffusion model runs on the "
-                             f"{self.device.type.upper()}: set it to true or false.")
+            raise InputError(
+                'The hparam ldm_compile is "cuda_graphs", but the diffusion model runs on the '
+                f"{self.device.type.upper()}: set it to true or false."
+            )
         if not self._compiled:
             self._channels_last()
             mode = "reduce-overhead" if cuda_graphs else None  # torch's name for CUDA graphs
-            self._compiled = {"unet": torch.compile(self._unet, backend=backend, mode=mode),
-                              "decode": torch.compile(self._decoder.decode, backend=backend, mode=mode)}
+            self._compiled = {
+                "unet": torch.compile(self._unet, backend=backend, mode=mode),
+                "decode": torch.compile(self._decoder.decode, backend=backend, mode=mode),
+            }
             self._replayed = cuda_graphs
 
     def scheduler(self, name: str, timestep_spacing: str = "leading"):
@@ -170,8 +189,13 @@ class LatentDiffusion:
             raise InputError(f"The scheduler {name} is unknown: use one of {', '.join(SCHEDULERS)}, folder.")
         check_scheduler(name, self._path)
         kind = SCHEDULERS.get(name, self._scheduler_config["_class_name"])
-        config = {**self._scheduler_config, **SCHEDULER_OPTIONS.get(name, {}), "steps_offset": 1, "clip_sample": False,
-                  "timestep_spacing": timestep_spacing}
+        config = {
+            **self._scheduler_config,
+            **SCHEDULER_OPTIONS.get(name, {}),
+            "steps_offset": 1,
+            "clip_sample": False,
+            "timestep_spacing": timestep_spacing,
+        }
         return getattr(diffusers, kind).from_config(config)
 
     def check_image_size(self, size: int) -> None:
@@ -181,8 +205,10 @@ class LatentDiffusion:
         if size % step or size < smallest:
             below = max(smallest, size // step * step)
             sizes = " or ".join(str(near) for near in dict.fromkeys([below, max(smallest, -(-size // step) * step)]))
-            raise InputError(f"An image size of {size} does not fit {self.source}, which needs a multiple of {step} "
-                             f"pixels from {smallest} on: use {sizes}.")
+            raise InputError(
+                f"An image size of {size} does not fit {self.source}, which needs a multiple of {step} "
+                f"pixels from {smallest} on: use {sizes}."
+            )
 
     def _channels_last(self) -> None:
         """Weights, and with them activations, with the channels innermost, as the convolution kernels work."""
@@ -207,10 +233,10 @@ class LatentDiffusion:
         if self._text_encoder is None:
             from transformers import CLIPTokenizer
 
-            from . import networks
+            from . import loading
 
             tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder(self._path), local_files_only=True)
-            self._text_encoder = tokenizer, networks.text_encoder(self._path, self.dtype).to(self.device)
+            self._text_encoder = tokenizer, loading.text_encoder(self._path, self.dtype).to(self.device)
         return self._text_encoder
 
 
@@ -219,7 +245,7 @@ def _load(source: str, device: str, dtype: str, revision: str | None, decoder: s
 
 
 def _indexed(device: torch.device) -> torch.device:
-    """"cuda" and "cuda:0" are one device."""
+    """ "cuda" and "cuda:0" are one device."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device

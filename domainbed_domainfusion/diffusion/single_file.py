@@ -10,8 +10,11 @@ from ..errors import InputError
 from .weights import header
 
 CONFIGS = Path(__file__).parent / "sd1"
-PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.",
-            "text_encoder": "cond_stage_model.transformer."}
+PREFIXES = {
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "text_encoder": "cond_stage_model.transformer.",
+}
 TOKENIZER = "openai/clip-vit-large-patch14"  # the hub id of Stable Diffusion 1.x's text encoder
 OTHER_INPUTS = {9: "an inpainting model", 8: "an InstructPix2Pix model", 5: "a depth model", 7: "an upscaler"}
 
@@ -19,17 +22,23 @@ OTHER_INPUTS = {9: "an inpainting model", 8: "an InstructPix2Pix model", 5: "a d
 def check_checkpoint(path: Path) -> None:
     """InputError unless `path` is a Stable Diffusion 1.x checkpoint; only its header is read."""
     if path.suffix != ".safetensors":
-        raise InputError(f"{path} is not a .safetensors file, and pickled checkpoints are never read: give one in "
-                         "safetensors, or a folder in diffusers' layout.")
+        raise InputError(
+            f"{path} is not a .safetensors file, and pickled checkpoints are never read: give one in "
+            "safetensors, or a folder in diffusers' layout."
+        )
     tensors = header(path)
     other = _other_model(tensors)
     if other:
-        raise InputError(f"{path} is not a Stable Diffusion 1.x checkpoint but {other}: use one that is, such as "
-                         "CompVis/stable-diffusion-v1-4.")
+        raise InputError(
+            f"{path} is not a Stable Diffusion 1.x checkpoint but {other}: use one that is, such as "
+            "CompVis/stable-diffusion-v1-4."
+        )
     for prefix in PREFIXES.values():
         if not any(name.startswith(prefix) for name in tensors):
-            raise InputError(f"{path} is no whole Stable Diffusion 1.x checkpoint, it has no {prefix}*: use one with "
-                             "U-Net, VAE and text encoder, or give the folder of a model in diffusers' layout.")
+            raise InputError(
+                f"{path} is no whole Stable Diffusion 1.x checkpoint, it has no {prefix}*: use one with "
+                "U-Net, VAE and text encoder, or give the folder of a model in diffusers' layout."
+            )
 
 
 def _other_model(tensors: dict[str, dict]) -> str | None:

@@ -1,17 +1,19 @@
 """`domainfusion estimate <the arguments of the host's sweep>`: what a sweep costs, before it runs.
 
 Counting is exact and pure (`counting`); the rates come from a short calibration in the conditions of the run
-(`calibration`, `measure`); `costs` multiplies, `tables` prints.
+(`calibration`, `measure`); `costs` multiplies, `printout` prints. May import: `sweeping`, `report` (published costs),
+`algorithms`, `generated`, `diffusion`, `hosting` and the ground floor.
 """
 
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any
 
 from ..errors import InputError
 
@@ -22,13 +24,14 @@ def estimate(argv: Sequence[str]) -> int:
     Raises InputError for arguments that the sweep would refuse too.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it: an estimate downloads nothing
-    from .. import checks
-    from . import counting, tables
+    from ..hosting import checks
+    from . import counting, printout
+
     checks.check_attached()
     request = counting.request(argv)
     with redirect_stdout(sys.stderr):  # of what datasets print when they are built
         result = estimated(request)
-    print(json.dumps(tables.as_json(result), indent=1) if "--json" in argv else tables.as_text(result))
+    print(json.dumps(printout.as_json(result), indent=1) if "--json" in argv else printout.as_text(result))
     return 0
 
 
@@ -59,6 +62,7 @@ class Estimate:
 def estimated(request: Any) -> Estimate:
     """Count, calibrate and multiply. request: of `counting.request`."""
     from . import calibration, costs, counting
+
     data = {name: _data(name, request.data_dir) for name in dict.fromkeys(args["dataset"] for args in request.jobs)}
     jobs = [counting.count(args, counting.hparams_of(args), data[args["dataset"]].images) for args in request.jobs]
     conditions = calibration.conditions_of(request.launcher, len(jobs))
@@ -70,22 +74,33 @@ def estimated(request: Any) -> Estimate:
         points = [(name, job) for name, members in groups.items() for job in calibration.corners(members)]
         specs = [stand_ins.spec(job, jobs) for _, job in points]
         rates = calibration.calibrate(specs, conditions)
-    measured = {name: calibration.Measured([(job, rate) for (group, job), rate in zip(points, rates) if group == name])
-                for name in groups}
+    measured = {
+        name: calibration.Measured([(job, rate) for (group, job), rate in zip(points, rates) if group == name])
+        for name in groups
+    }
     of_jobs = [measured[calibration.group_of(job)] for job in jobs]
     seconds = [costs.seconds(job, rates) for job, rates in zip(jobs, of_jobs)]
     sweep_start = max((rates.most("imports") for rates in of_jobs), default=0.0)  # the sweep's own process
     return Estimate(
-        request.launcher, jobs, seconds, request.others, data, conditions, of_jobs,
+        request.launcher,
+        jobs,
+        seconds,
+        request.others,
+        data,
+        conditions,
+        of_jobs,
         sweep_start + costs.wall_clock([part.total for part in seconds], conditions.beside),
-        sum(costs.disk_bytes(job, rates) for job, rates in zip(jobs, of_jobs)), stand_ins.notes)
+        sum(costs.disk_bytes(job, rates) for job, rates in zip(jobs, of_jobs)),
+        stand_ins.notes,
+    )
 
 
 def _data(name: str, data_dir: str) -> Data:
     """The environments' sizes: of the folder if it is there, else as published."""
-    from .. import host
+    from ..hosting import host
     from . import stand_ins
     from .benchmarks import BENCHMARKS
+
     if name in BENCHMARKS and not stand_ins.has_folder(BENCHMARKS[name], data_dir):
         return Data(BENCHMARKS[name].images, True)
     hparams = host.hparams_registry.default_hparams("ERM", name)
@@ -94,7 +109,8 @@ def _data(name: str, data_dir: str) -> Data:
 
 
 def _uses_ldm(algorithm: str) -> bool:
-    from ..hparams import TABLES
+    from ..hosting.hparams import TABLES
+
     return any(row.name == "ldm" for row in TABLES.get(algorithm, ()))
 
 
@@ -105,7 +121,7 @@ class StandIns:
         self.data, self.notes = data, []
         self._folder = lambda: Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self._pictures: dict[str, Path] = {}
-        self._ldm: Optional[Path] = None
+        self._ldm: Path | None = None
 
     def spec(self, job: Any, jobs: list) -> dict[str, Any]:
         """What `measure` needs to know of a job."""
@@ -115,24 +131,34 @@ class StandIns:
             data_dir = str(self._data_dir(job.dataset, max(other.hparams["batch_size"] for other in jobs)))
         self._set_backbone(job, hparams)
         random_ldm = _uses_ldm(job.algorithm) and self._set_ldm(hparams)
-        return {"dataset": job.dataset, "algorithm": job.algorithm, "test_envs": job.args["test_envs"],
-                "data_dir": data_dir, "holdout_fraction": job.args["holdout_fraction"], "hparams": hparams,
-                "random_ldm": random_ldm}
+        return {
+            "dataset": job.dataset,
+            "algorithm": job.algorithm,
+            "test_envs": job.args["test_envs"],
+            "data_dir": data_dir,
+            "holdout_fraction": job.args["holdout_fraction"],
+            "hparams": hparams,
+            "random_ldm": random_ldm,
+        }
 
     def _data_dir(self, name: str, batch_size: int) -> Path:
         from .benchmarks import BENCHMARKS
         from .stand_ins import write_pictures
+
         if name not in self._pictures:
             self._pictures[name] = self._folder()
             write_pictures(BENCHMARKS[name], self._pictures[name], 2 * batch_size)
             width, height = BENCHMARKS[name].picture
-            self._note(f"{name}: the folder {BENCHMARKS[name].folder} is not in --data_dir: its published sizes are "
-                       f"counted, and pictures of {width} x {height} pixels were read in the calibration.")
+            self._note(
+                f"{name}: the folder {BENCHMARKS[name].folder} is not in --data_dir: its published sizes are "
+                f"counted, and pictures of {width} x {height} pixels were read in the calibration."
+            )
         return self._pictures[name]
 
     def _set_backbone(self, job: Any, hparams: dict[str, Any]) -> None:
         """Weights decide no time: a named backbone goes untrained, the host's own too where its weights are missing."""
-        from .. import host
+        from ..hosting import host
+
         if hparams.get("backbone", "host") != "host":
             hparams["pretrained"] = False
             return
@@ -149,13 +175,17 @@ class StandIns:
     def _set_ldm(self, hparams: dict[str, Any]) -> bool:
         """Whether a stand-in for the diffusion model was put into `hparams`."""
         from .stand_ins import ldm_is_here
+
         if ldm_is_here(hparams):
             return False
         if self._ldm is None:
-            from ..diffusion.stand_in import write_stand_in
-            self._ldm = write_stand_in(self._folder())
-        self._note(f"{hparams['ldm']} is not on this machine: measured on Stable Diffusion 1's full-size architecture "
-                   "with random weights, which takes the same time.")
+            from ..diffusion.random_model import write_random_model
+
+            self._ldm = write_random_model(self._folder())
+        self._note(
+            f"{hparams['ldm']} is not on this machine: measured on Stable Diffusion 1's full-size architecture "
+            "with random weights, which takes the same time."
+        )
         hparams.update(ldm=str(self._ldm), ldm_revision=None)
         return True
 

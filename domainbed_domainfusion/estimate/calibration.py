@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..launchers import cores_conditions
+from ..sweeping.launchers.cores import cores_conditions
 from .counting import Job
 
 #: Searched hparams that decide how long something takes, in proportion: measured at both ends of what the jobs draw.
@@ -22,8 +23,17 @@ PROPORTIONAL = ("batch_size", "candidates")
 #: Floats that decide how long something takes; all others (learning rates, weights of penalties) do not.
 FLOATS = ("strength", "guidance_scale", "guidance_interval", "lambda2", "lambda3")
 #: Whole numbers, texts and flags that do not.
-WITHOUT_COST = ("generation_budget", "generation_interval", "updating", "gallery", "save_generated", "candidate_cache",
-                "pretrained", "prompt_template", "class_names")
+WITHOUT_COST = (
+    "generation_budget",
+    "generation_interval",
+    "updating",
+    "gallery",
+    "save_generated",
+    "candidate_cache",
+    "pretrained",
+    "prompt_template",
+    "class_names",
+)
 
 
 SECONDS = 3.0  # that each part of a run is repeated for
@@ -75,20 +85,26 @@ def conditions_of(launcher: str, jobs: int) -> Conditions:
         return Conditions((environment,) * beside)
     if launcher == "multi_gpu":
         import torch
+
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = [str(i) for i in range(torch.cuda.device_count())]
         gpus = gpus and ([gpu for gpu in visible.split(",") if gpu] if visible is not None else gpus)
         if not gpus:
-            raise InputError("The launcher multi_gpu needs a GPU and this machine has none: give --command_launcher "
-                             "local to see what the sweep costs here, or run the estimate where the sweep will run.")
-        return Conditions(tuple({**plain, "CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[:max(1, jobs)]))
+            raise InputError(
+                "The launcher multi_gpu needs a GPU and this machine has none: give --command_launcher "
+                "local to see what the sweep costs here, or run the estimate where the sweep will run."
+            )
+        return Conditions(tuple({**plain, "CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[: max(1, jobs)]))
     return Conditions((plain,), cluster=launcher not in ("local", "dummy"))
 
 
 def group_of(job: Job) -> str:
     """Jobs of one group differ in nothing that decides how long something takes, but in PROPORTIONAL."""
-    decisive = {name: value for name, value in job.hparams.items()
-                if name not in (*PROPORTIONAL, *WITHOUT_COST) and (name in FLOATS or not isinstance(value, float))}
+    decisive = {
+        name: value
+        for name, value in job.hparams.items()
+        if name not in (*PROPORTIONAL, *WITHOUT_COST) and (name in FLOATS or not isinstance(value, float))
+    }
     return json.dumps([job.dataset, job.algorithm, job.domains, decisive], sort_keys=True)
 
 
@@ -107,7 +123,7 @@ class Measured:
     def __init__(self, points: list[tuple[Job, Rates]]):
         self.points = points
 
-    def rate(self, name: str, job: Job, along: Optional[str] = None) -> float:
+    def rate(self, name: str, job: Job, along: str | None = None) -> float:
         """One of Rates' numbers for a job: on the line through both points along a hparam, their mean without one."""
         (low, first), (high, last) = self.points[0], self.points[-1]
         a, b = getattr(first, name), getattr(last, name)
@@ -158,16 +174,24 @@ def _measure(spec: dict[str, Any], conditions: Conditions) -> Rates:
 
 def _start(spec: dict[str, Any], environment: dict[str, str], log) -> subprocess.Popen:
     spec = {**spec, "repeated": SECONDS, "started": time.time()}
-    return subprocess.Popen([sys.executable, "-m", f"{__package__}.measure", json.dumps(spec)], env=environment,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", f"{__package__}.measure", json.dumps(spec)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+    )
 
 
 def _together(results: list[dict[str, Any]]) -> Rates:
     """Times are means over the processes, memory is of the largest."""
+
     def joined(values: list) -> Any:
         if isinstance(values[0], (bool, str)):
             return values[0]
         return max(values) if isinstance(values[0], int) else statistics.fmean(values)
+
     return Rates(**{name: joined([result[name] for result in results]) for name in results[0]})
 
 

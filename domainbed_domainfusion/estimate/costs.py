@@ -1,7 +1,7 @@
 """What the jobs cost, from their counts and the measured rates: seconds, wall clock, memory, disk."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Sequence
 
 import numpy as np
 
@@ -34,16 +34,20 @@ class Seconds:
 
 def seconds(job: Job, measured: Measured) -> Seconds:
     """The time of one job."""
+
     def rate(name, along=None):
         return measured.rate(name, job, along)
+
     return Seconds(
         starting=rate("startup") + rate("warm_up") + rate("load") + rate("ended"),
-        training=(job.raw_steps * rate("raw_step", "batch_size")
-                  + (job.steps - job.raw_steps) * rate("step", "batch_size")),
+        training=(
+            job.raw_steps * rate("raw_step", "batch_size") + (job.steps - job.raw_steps) * rate("step", "batch_size")
+        ),
         generation=job.rounds * rate("round") + job.kept * rate("kept", "candidates"),
         distillation=job.ld_gradients * rate("ld_gradient"),
         evaluation=job.evaluated * rate("evaluated"),
-        saving=rate("saving"))
+        saving=rate("saving"),
+    )
 
 
 def wall_clock(totals: Sequence[float], beside: int) -> float:

@@ -1,13 +1,15 @@
 """What a sweep will do, counted exactly and without running anything: jobs, steps, rounds, images, LD gradients."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
-from .. import checks, host, sweep_files
 from ..errors import InputError
-from ..synthetic import domain_shares, round_begins, uses_generated
+from ..generated.dataset import domain_shares, round_begins, uses_generated
+from ..hosting import checks, host
+from ..sweeping import sweep_files
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,16 @@ def request(words: Sequence[str]) -> Request:
     missing = [f"--{name}" for name in ("data_dir", "output_dir", "command_launcher") if getattr(given, name) is None]
     if missing:
         raise InputError(f"`domainfusion estimate` lacks {', '.join(missing)}: give the arguments of the sweep itself.")
-    for what, names, known in (("dataset", given.datasets, vars(host.datasets)),
-                               ("algorithm", given.algorithms, vars(host.algorithms)),
-                               ("launcher", [given.command_launcher], host.command_launchers.REGISTRY)):
+    for what, names, known in (
+        ("dataset", given.datasets, vars(host.datasets)),
+        ("algorithm", given.algorithms, vars(host.algorithms)),
+        ("launcher", [given.command_launcher], host.command_launchers.REGISTRY),
+    ):
         for name in names:
             if name not in known:
-                raise InputError(f"The host knows no {what} {name!r}: `domainfusion estimate` takes the arguments of "
-                                 "its sweep.")
+                raise InputError(
+                    f"The host knows no {what} {name!r}: `domainfusion estimate` takes the arguments of its sweep."
+                )
     if given.hparams is not None:
         checks.check_hparams_text(given.hparams)
     jobs = [job for sweep in file.sweeps for job in sweep.jobs(words)] if file else sweep_files.jobs_of(given)
@@ -90,8 +95,9 @@ def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) 
     steps = args.get("steps") or dataset.N_STEPS
     frequency = args.get("checkpoint_freq") or dataset.CHECKPOINT_FREQ
     checkpoints = len({*range(0, steps, frequency), steps - 1})
-    training = [length for i, length in enumerate(in_splits(images, args["holdout_fraction"]))
-                if i not in args["test_envs"]]
+    training = [
+        length for i, length in enumerate(in_splits(images, args["holdout_fraction"])) if i not in args["test_envs"]
+    ]
     plain = Job(args, hparams, steps, checkpoints, checkpoints * sum(images), raw_steps=steps, domains=len(training))
     if args["algorithm"] != "DomainFusion":
         return plain
@@ -99,9 +105,14 @@ def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) 
     kept = len(rounds) * sum(domain_shares(hparams["generation_budget"], training))
     batch = hparams["batch_size"] * len(training)
     seen = min(hparams["ld_images"] or batch, batch) if hparams["lambda2"] > 0 else 0
-    return replace(plain, rounds=len(rounds), kept=kept,
-                   candidates=kept * (hparams["candidates"] if hparams["sampling_strategy"] else 1),
-                   ld_gradients=steps * seen * hparams["ld_draws"], raw_steps=rounds[0] if rounds else steps)
+    return replace(
+        plain,
+        rounds=len(rounds),
+        kept=kept,
+        candidates=kept * (hparams["candidates"] if hparams["sampling_strategy"] else 1),
+        ld_gradients=steps * seen * hparams["ld_draws"],
+        raw_steps=rounds[0] if rounds else steps,
+    )
 
 
 def in_splits(images: Sequence[int], holdout_fraction: float) -> list[int]:

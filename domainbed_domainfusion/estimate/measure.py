@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 EVALUATION_BATCH = 64  # the host's
 PREFETCHED = 2  # minibatches of each loader process, torch's default
@@ -37,24 +38,34 @@ class Calibration:
 
     def __init__(self, spec: dict[str, Any]):
         import torch
-        from .. import host
+
+        from ..hosting import host
+
         algorithm = host.algorithms.get_algorithm_class(spec["algorithm"])  # imports the host, which registers us
         from ..stopwatch import Stopwatch
+
         self.result = {"imports": time.time() - spec["started"], "warm_up": 0.0}
         self.hparams, self.repeated = spec["hparams"], spec["repeated"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.stopwatch = lambda: Stopwatch(self.device)
         dataset = host.datasets.get_dataset_class(spec["dataset"])(spec["data_dir"], spec["test_envs"], self.hparams)
         misc, loaders = host.lib.misc, host.module("lib.fast_data_loader")
-        splits = [misc.split_dataset(env, int(len(env) * spec["holdout_fraction"]), misc.seed_hash(0, i))
-                  for i, env in enumerate(dataset)]
+        splits = [
+            misc.split_dataset(env, int(len(env) * spec["holdout_fraction"]), misc.seed_hash(0, i))
+            for i, env in enumerate(dataset)
+        ]
         batch_size, workers = self.hparams["batch_size"], dataset.N_WORKERS
-        training = [loaders.InfiniteDataLoader(in_split, None, batch_size, workers)
-                    for i, (_, in_split) in enumerate(splits) if i not in spec["test_envs"]]
+        training = [
+            loaders.InfiniteDataLoader(in_split, None, batch_size, workers)
+            for i, (_, in_split) in enumerate(splits)
+            if i not in spec["test_envs"]
+        ]
         # Of the evaluation loaders one is enough: the others' processes would only wait, each in its own memory.
         self.evaluation = loaders.FastDataLoader(splits[0][0], EVALUATION_BATCH, workers)
         self.result["loader_processes"] = workers * (len(training) + 2 * len(splits))
-        minibatches = batch_size * len(training) + sum(min(EVALUATION_BATCH, len(part)) for both in splits for part in both)
+        minibatches = batch_size * len(training) + sum(
+            min(EVALUATION_BATCH, len(part)) for both in splits for part in both
+        )
         self.result["prefetched_bytes"] = PREFETCHED * workers * minibatches * 4 * math.prod(dataset.input_shape)
         self.minibatches = zip(*training)
         self.algorithm = algorithm(dataset.input_shape, dataset.num_classes, len(training), self.hparams)
@@ -65,6 +76,7 @@ class Calibration:
     def measure(self) -> dict[str, Any]:
         """The fields of `calibration.Rates`, but for `ended`."""
         from ..algorithms.domainfusion import DomainFusion
+
         self._evaluation()
         if isinstance(self.algorithm, DomainFusion):
             self._domainfusion()
@@ -97,7 +109,8 @@ class Calibration:
         return watch.seconds
 
     def _evaluation(self) -> None:
-        from .. import host
+        from ..hosting import host
+
         batches = itertools.chain.from_iterable(itertools.repeat(self.evaluation))
         sizes = []
 
@@ -105,6 +118,7 @@ class Calibration:
             x, y = next(batches)
             sizes.append(len(x[:most]))
             host.lib.misc.accuracy(self.algorithm, [(x[:most], y[:most])], None, self.device)
+
         one = self._seconds(lambda: evaluate(1))
         if one >= self.repeated:  # predicts with a diffusion model: a batch would take minutes
             self.result["evaluated"] = one
@@ -114,8 +128,9 @@ class Calibration:
         self.result["evaluated"] = seconds / (sum(sizes[1:]) / len(sizes[1:]) if sizes[1:] else sizes[0])
 
     def _domainfusion(self) -> None:
-        from .. import context
         from ..algorithms.diffusion_side import DiffusionSide
+        from ..hosting import context
+
         asked, hparams, algorithm = dict(self.hparams), self.algorithm.hparams, self.algorithm
         algorithm.step = 1
         hparams.update(updating=False, lambda2=0)  # no round of its own, and no LD yet
@@ -126,7 +141,8 @@ class Calibration:
             algorithm._diffusion = DiffusionSide.load(asked, algorithm.class_names, self.device)
         self.result["load"] = loading.seconds
         if self.random_ldm:
-            from ..diffusion.stand_in import randomise
+            from ..diffusion.random_model import randomise
+
             randomise(algorithm._diffusion.ldm)
         hparams["generation_budget"] = max(asked["generation_batch"], len(context.current().in_splits))
         algorithm._generate_dataset = algorithm._new_generate_dataset()
@@ -144,6 +160,7 @@ class Calibration:
     def _encoding(self, size: int) -> float:
         """Seconds of one image through the VAE's encoder, the least of a few: it is subtracted from other times."""
         import torch
+
         images = torch.zeros(1, 3, size, size)
         with torch.no_grad():
             return min(self._seconds(lambda: self.algorithm._diffusion.ldm.encode(images)) for _ in range(3))
@@ -151,12 +168,15 @@ class Calibration:
     def _rounds(self, asked: dict[str, Any], encoding: float, few: int) -> None:
         """Generation per image kept; reading and storing it apart from the diffusion model's work."""
         import torch
+
+        from ..generated.dataset import Generated
         from ..pixels import from_store
-        from ..synthetic import Generated
+
         algorithm, store = self.algorithm, self.algorithm._generate_dataset
 
         def unchanged(x, y, seeds) -> Generated:
             return Generated(x, torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.long))
+
         batch = asked["generation_batch"]
         refresh = self._seconds(lambda: store.refresh(0, unchanged, batch))
         self.result["round"] = self._seconds(store._build_loaders)
@@ -181,6 +201,7 @@ class Calibration:
         Every further row (one image in one U-Net call) takes the same, all else is there once a candidate.
         """
         from ..algorithms.diffusion_side import DiffusionSide
+
         real, points = self.algorithm._diffusion, []
         for steps in (1, 2):
             hparams = {**asked, "denoising_steps": steps, "strength": 1.0, "guidance_interval": 1.0}
@@ -193,7 +214,8 @@ class Calibration:
 
     def _distillation(self, asked: dict[str, Any], few: int) -> None:
         """LD per gradient (image and draw), as `update` reports it; on a step's images, or on `few` of them."""
-        from .. import context
+        from ..hosting import context
+
         hparams = self.algorithm.hparams
         hparams["ld_images"] = min(few, asked["ld_images"] or few) if few else asked["ld_images"]
         seconds: list[float] = []
@@ -205,7 +227,9 @@ class Calibration:
 
     def _saving(self) -> None:
         import torch
+
         from ..files import write_atomically
+
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.pkl")
             with self.stopwatch() as saving:
@@ -214,6 +238,7 @@ class Calibration:
 
     def _memory(self) -> None:
         import torch
+
         unit = 1 if sys.platform == "darwin" else 1024
         self.result["ram_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         self.result["device"] = "cpu"

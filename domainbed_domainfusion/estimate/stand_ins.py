@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..diffusion.layout import HUB_ID, check_source
+from ..diffusion.source import HUB_ID, resolve_source
 from ..errors import InputError
-from ..hparams import ldm_source
 from .benchmarks import Benchmark
 
 IMAGES = 320  # per environment: an out-split of one whole evaluation batch
@@ -20,6 +19,7 @@ def write_pictures(benchmark: Benchmark, folder: Path, at_least: int) -> None:
     """An image folder in the benchmark's layout: one noise picture of its usual size, under many names."""
     import numpy as np
     from PIL import Image
+
     width, height = benchmark.picture
     coarse = np.random.RandomState(0).randint(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
     picture = folder / "picture.jpg"
@@ -37,9 +37,9 @@ def ldm_is_here(hparams: dict[str, Any]) -> bool:
 
     Raises InputError for a local folder that cannot be used.
     """
-    source = ldm_source(hparams["ldm"])
+    source = hparams["ldm"]
     try:
-        check_source(source, hparams["ldm_revision"])
+        resolve_source(source, hparams["ldm_revision"])
         return True
     except InputError:
         if HUB_ID.fullmatch(source) and not Path(source).exists():

@@ -3,5 +3,6 @@
 The modules have the names of DomainBed's (`algorithms`, `datasets`, `hparams_registry`, `lib.misc`, `scripts.train`
 …), so that `host.module(name)` finds the same things in either. It is a stand-in, not a rival: ERM is its only
 algorithm of its own, and it has no feature DomainBed lacks. Equal seeds give equal splits, hparams, job names and
-results (facebookresearch/DomainBed, commit b93c22a; recorded in tests/minibed).
+results (facebookresearch/DomainBed, commit b93c22a; recorded in tests/minibed). May import: the ground floor, and
+`register` by the one line that a DomainBed checkout gets too.
 """

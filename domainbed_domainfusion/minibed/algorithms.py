@@ -1,6 +1,6 @@
 """The algorithms: ERM, and whatever `register` adds."""
 
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,10 +11,10 @@ from .lib.lookup import class_named
 
 ALGORITHMS = ["ERM"]
 
-Minibatches = List[Tuple[torch.Tensor, torch.Tensor]]
+Minibatches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-def get_algorithm_class(algorithm_name: str) -> Type["Algorithm"]:
+def get_algorithm_class(algorithm_name: str) -> type["Algorithm"]:
     """The algorithm of that name, registered ones included; raises InputError with the nearest name for others."""
     return class_named(globals(), algorithm_name, Algorithm, "algorithm", ALGORITHMS)
 
@@ -22,11 +22,11 @@ def get_algorithm_class(algorithm_name: str) -> Type["Algorithm"]:
 class Algorithm(nn.Module):
     """What `scripts.train` trains: `update` makes one step, `predict` gives logits."""
 
-    def __init__(self, input_shape: Tuple[int, int, int], num_classes: int, num_domains: int, hparams: Dict[str, Any]):
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, num_domains: int, hparams: dict[str, Any]):
         super().__init__()
         self.hparams = hparams
 
-    def update(self, minibatches: Minibatches, unlabeled: Optional[List[torch.Tensor]] = None) -> Dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: list[torch.Tensor] | None = None) -> dict[str, float]:
         """One step on [(x (B, C, H, W), y (B,))], one pair per training domain; returns numbers to log.
 
         The keys are the same at every step. `unlabeled` holds one batch per test domain for domain adaptation.
@@ -41,15 +41,16 @@ class Algorithm(nn.Module):
 class ERM(Algorithm):
     """Empirical risk minimisation (Vapnik 1998): cross-entropy on all domains' batches together, Adam."""
 
-    def __init__(self, input_shape: Tuple[int, int, int], num_classes: int, num_domains: int, hparams: Dict[str, Any]):
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, num_domains: int, hparams: dict[str, Any]):
         super().__init__(input_shape, num_classes, num_domains, hparams)
         self.featurizer = networks.Featurizer(input_shape, hparams)
         self.classifier = networks.Classifier(self.featurizer.n_outputs, num_classes, hparams["nonlinear_classifier"])
         self.network = nn.Sequential(self.featurizer, self.classifier)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=hparams["lr"],
-                                          weight_decay=hparams["weight_decay"])
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=hparams["lr"], weight_decay=hparams["weight_decay"]
+        )
 
-    def update(self, minibatches: Minibatches, unlabeled: Optional[List[torch.Tensor]] = None) -> Dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: list[torch.Tensor] | None = None) -> dict[str, float]:
         x, y = (torch.cat(parts) for parts in zip(*minibatches))
         loss = F.cross_entropy(self.predict(x), y)
         self.optimizer.zero_grad()

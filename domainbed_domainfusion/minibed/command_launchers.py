@@ -1,19 +1,19 @@
 """Launchers: each takes the sweep's shell commands and sees that they are run."""
 
 import subprocess
-from typing import Callable, Dict, List
+from collections.abc import Callable
 
 
-def local_launcher(commands: List[str]) -> None:
+def local_launcher(commands: list[str]) -> None:
     """One after another on this machine; a command that fails does not stop the next."""
     for command in commands:
         subprocess.call(command, shell=True)
 
 
-def dummy_launcher(commands: List[str]) -> None:
+def dummy_launcher(commands: list[str]) -> None:
     """Only print them."""
     for command in commands:
         print(f"Dummy launcher: {command}")
 
 
-REGISTRY: Dict[str, Callable[[List[str]], None]] = {"local": local_launcher, "dummy": dummy_launcher}
+REGISTRY: dict[str, Callable[[list[str]], None]] = {"local": local_launcher, "dummy": dummy_launcher}

@@ -1,7 +1,7 @@
 """The datasets: each is a list of environments, one torch dataset of (image, label) per domain."""
 
 import os
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Any
 
 import torch
 from PIL import ImageFile
@@ -19,7 +19,7 @@ DATASETS = ["Debug28", "Debug224", "VLCS", "PACS", "OfficeHome", "TerraIncognita
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
-def get_dataset_class(dataset_name: str) -> Type["MultipleDomainDataset"]:
+def get_dataset_class(dataset_name: str) -> type["MultipleDomainDataset"]:
     """The dataset of that name, registered ones included; raises InputError with the nearest name for others."""
     return class_named(globals(), dataset_name, MultipleDomainDataset, "dataset", DATASETS)
 
@@ -35,10 +35,10 @@ class MultipleDomainDataset:
     N_STEPS = 5001  # steps of a run
     CHECKPOINT_FREQ = 100  # steps between evaluations
     N_WORKERS = 8  # loader processes, each loader's own
-    ENVIRONMENTS: Optional[List[str]] = None  # short names, in the order of the environments
-    INPUT_SHAPE: Optional[Tuple[int, int, int]] = None
+    ENVIRONMENTS: list[str] | None = None  # short names, in the order of the environments
+    INPUT_SHAPE: tuple[int, int, int] | None = None
 
-    datasets: List[Dataset]
+    datasets: list[Dataset]
 
     def __getitem__(self, index: int) -> Dataset:
         return self.datasets[index]
@@ -52,12 +52,14 @@ class Debug(MultipleDomainDataset):
 
     ENVIRONMENTS = ["0", "1", "2"]
 
-    def __init__(self, root: Optional[str], test_envs: List[int], hparams: Dict[str, Any]):
+    def __init__(self, root: str | None, test_envs: list[int], hparams: dict[str, Any]):
         super().__init__()
         self.input_shape = self.INPUT_SHAPE
         self.num_classes = 2
-        self.datasets = [TensorDataset(torch.randn(16, *self.input_shape), torch.randint(0, self.num_classes, (16,)))
-                         for _ in self.ENVIRONMENTS]
+        self.datasets = [
+            TensorDataset(torch.randn(16, *self.input_shape), torch.randint(0, self.num_classes, (16,)))
+            for _ in self.ENVIRONMENTS
+        ]
 
 
 class Debug28(Debug):
@@ -73,14 +75,16 @@ def _plain_transform() -> transforms.Compose:
 
 
 def _augmenting_transform() -> transforms.Compose:
-    return transforms.Compose([
-        transforms.RandomResizedCrop(224, scale=(0.7, 1.0)),
-        transforms.RandomHorizontalFlip(),
-        transforms.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.3),
-        transforms.RandomGrayscale(),
-        transforms.ToTensor(),
-        transforms.Normalize(**IMAGENET),
-    ])
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224, scale=(0.7, 1.0)),
+            transforms.RandomHorizontalFlip(),
+            transforms.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.3),
+            transforms.RandomGrayscale(),
+            transforms.ToTensor(),
+            transforms.Normalize(**IMAGENET),
+        ]
+    )
 
 
 class MultipleEnvironmentImageFolder(MultipleDomainDataset):
@@ -92,14 +96,15 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
 
     INPUT_SHAPE = (3, 224, 224)
 
-    def __init__(self, root: str, test_envs: List[int], augment: bool, hparams: Dict[str, Any]):
+    def __init__(self, root: str, test_envs: list[int], augment: bool, hparams: dict[str, Any]):
         super().__init__()
         plain, augmenting = _plain_transform(), _augmenting_transform()
         with os.scandir(root) as entries:
             environments = sorted(entry.name for entry in entries if entry.is_dir())
         self.datasets = [
             ImageFolder(os.path.join(root, name), transform=augmenting if augment and i not in test_envs else plain)
-            for i, name in enumerate(environments)]
+            for i, name in enumerate(environments)
+        ]
         self.input_shape = self.INPUT_SHAPE
         self.num_classes = len(self.datasets[-1].classes)
 
@@ -110,10 +115,11 @@ class _Benchmark(MultipleEnvironmentImageFolder):
     FOLDER: str
     CHECKPOINT_FREQ = 300
 
-    def __init__(self, root: Optional[str], test_envs: List[int], hparams: Dict[str, Any]):
+    def __init__(self, root: str | None, test_envs: list[int], hparams: dict[str, Any]):
         if root is None:
-            raise InputError(f"{type(self).__name__} is read from disk: give --data_dir, the folder that holds "
-                             f"{self.FOLDER}.")
+            raise InputError(
+                f"{type(self).__name__} is read from disk: give --data_dir, the folder that holds {self.FOLDER}."
+            )
         self.dir = os.path.join(root, self.FOLDER)
         super().__init__(self.dir, test_envs, hparams["data_augmentation"], hparams)
 

@@ -1,6 +1,7 @@
 """The hyperparameters of a run: a default and a random search for each name."""
 
-from typing import Any, Callable, Dict, List, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,24 +51,26 @@ COMMON = (
 )
 
 
-def _of_the_dataset(dataset: str) -> List[Hparam]:
+def _of_the_dataset(dataset: str) -> list[Hparam]:
     if dataset in SMALL_IMAGES:
         return [_log10("lr", 1e-3, -4.5, -2.5), _fixed("weight_decay", 0.0), _log2_integer("batch_size", 64, 3, 9)]
     largest = 5 if dataset == "DomainNet" else 5.5
-    return [_log10("lr", 5e-5, -5, -3.5),
-            _log10("weight_decay", 0.0, -6, -2),
-            _log2_integer("batch_size", 32, 3, largest)]
+    return [
+        _log10("lr", 5e-5, -5, -3.5),
+        _log10("weight_decay", 0.0, -6, -2),
+        _log2_integer("batch_size", 32, 3, largest),
+    ]
 
 
-def _table(dataset: str) -> List[Hparam]:
+def _table(dataset: str) -> list[Hparam]:
     return [*COMMON, *_of_the_dataset(dataset)]
 
 
-def default_hparams(algorithm: str, dataset: str) -> Dict[str, Any]:
+def default_hparams(algorithm: str, dataset: str) -> dict[str, Any]:
     """The defaults for a dataset (those of ERM; an algorithm that needs more adds its own)."""
     return {each.name: each.default for each in _table(dataset)}
 
 
-def random_hparams(algorithm: str, dataset: str, seed: int) -> Dict[str, Any]:
+def random_hparams(algorithm: str, dataset: str, seed: int) -> dict[str, Any]:
     """A random choice; each name draws from its own RandomState(seed_hash(seed, name)), so none disturbs another."""
     return {each.name: each.draw(np.random.RandomState(seed_hash(seed, each.name))) for each in _table(dataset)}

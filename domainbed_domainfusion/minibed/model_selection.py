@@ -4,20 +4,20 @@ A method turns the records of one (trial, dataset, algorithm, test env) into one
 """
 
 import itertools
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 
 from .lib.query import Q
 
-Accuracies = Dict[str, float]  # {"val_acc": …, "test_acc": …}
+Accuracies = dict[str, float]  # {"val_acc": …, "test_acc": …}
 
 
 def _single_test_env(records: Q) -> Q:
     return records.filter(lambda record: len(record["args"]["test_envs"]) == 1)
 
 
-def _number_of_envs(record: Dict[str, Any]) -> int:
+def _number_of_envs(record: dict[str, Any]) -> int:
     return next(i for i in itertools.count() if f"env{i}_out_acc" not in record)
 
 
@@ -27,18 +27,18 @@ class SelectionMethod:
     name: str
 
     @classmethod
-    def run_acc(cls, run_records: Q) -> Optional[Accuracies]:
+    def run_acc(cls, run_records: Q) -> Accuracies | None:
         """A run's best validation accuracy and the test accuracy that goes with it; None if the records do not tell."""
         raise NotImplementedError
 
     @classmethod
-    def hparams_accs(cls, records: Q) -> List[Tuple[Accuracies, Q]]:
+    def hparams_accs(cls, records: Q) -> list[tuple[Accuracies, Q]]:
         """(run_acc, records) of every hparams seed, the best validation accuracy first."""
         runs = records.group("args.hparams_seed").map(lambda seed, members: (cls.run_acc(members), members))
         return runs.filter(lambda run: run[0] is not None).sorted(lambda run: run[0]["val_acc"])[::-1]
 
     @classmethod
-    def sweep_acc(cls, records: Q) -> Optional[float]:
+    def sweep_acc(cls, records: Q) -> float | None:
         """The test accuracy of the run with the best validation accuracy."""
         runs = cls.hparams_accs(records)
         return runs[0][0]["test_acc"] if runs else None
@@ -50,13 +50,13 @@ class IIDAccuracySelectionMethod(SelectionMethod):
     name = "training-domain validation set"
 
     @staticmethod
-    def _at_step(record: Dict[str, Any]) -> Accuracies:
+    def _at_step(record: dict[str, Any]) -> Accuracies:
         test_env = record["args"]["test_envs"][0]
         out = [record[f"env{i}_out_acc"] for i in range(_number_of_envs(record)) if i != test_env]
         return {"val_acc": np.mean(out), "test_acc": record[f"env{test_env}_in_acc"]}
 
     @classmethod
-    def run_acc(cls, run_records: Q) -> Optional[Accuracies]:
+    def run_acc(cls, run_records: Q) -> Accuracies | None:
         records = _single_test_env(run_records)
         return records.map(cls._at_step).argmax("val_acc") if len(records) else None
 
@@ -67,7 +67,7 @@ class LeaveOneOutSelectionMethod(SelectionMethod):
     name = "leave-one-domain-out cross-validation"
 
     @staticmethod
-    def _at_step(records: Q) -> Optional[Accuracies]:
+    def _at_step(records: Q) -> Accuracies | None:
         alone = _single_test_env(records)
         if len(alone) != 1:
             return None
@@ -79,11 +79,13 @@ class LeaveOneOutSelectionMethod(SelectionMethod):
         others = [i for i in range(_number_of_envs(records[0])) if i != test_env]
         if not all(i in left_out for i in others):
             return None
-        return {"val_acc": np.sum([left_out[i] for i in others]) / len(others),
-                "test_acc": alone[0][f"env{test_env}_in_acc"]}
+        return {
+            "val_acc": np.sum([left_out[i] for i in others]) / len(others),
+            "test_acc": alone[0][f"env{test_env}_in_acc"],
+        }
 
     @classmethod
-    def run_acc(cls, run_records: Q) -> Optional[Accuracies]:
+    def run_acc(cls, run_records: Q) -> Accuracies | None:
         steps = run_records.group("step").map(lambda step, members: cls._at_step(members)).filter_not_none()
         return steps.argmax("val_acc") if len(steps) else None
 
@@ -94,7 +96,7 @@ class OracleSelectionMethod(SelectionMethod):
     name = "test-domain validation set (oracle)"
 
     @classmethod
-    def run_acc(cls, run_records: Q) -> Optional[Accuracies]:
+    def run_acc(cls, run_records: Q) -> Accuracies | None:
         records = _single_test_env(run_records)
         if not len(records):
             return None

@@ -1,6 +1,8 @@
 """Featurizers by image size, and the classifier on top. Submodules have DomainBed's names, for `model.pkl`."""
 
-from typing import Any, Callable, Dict, Tuple
+import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchvision
@@ -17,10 +19,10 @@ class MNIST_CNN(nn.Module):
 
     n_outputs = 128
 
-    def __init__(self, input_shape: Tuple[int, int, int]):
+    def __init__(self, input_shape: tuple[int, int, int]):
         super().__init__()
         widths = (input_shape[0], 64, 128, 128, 128)
-        for i, (before, after) in enumerate(zip(widths, widths[1:])):
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
             self.add_module(f"conv{i + 1}", nn.Conv2d(before, after, 3, stride=2 if i == 1 else 1, padding=1))
         for i, width in enumerate(widths[1:]):
             self.add_module(f"bn{i}", nn.GroupNorm(8, width))
@@ -55,7 +57,7 @@ class WideResNet(nn.Module):
 
     n_outputs = 128
 
-    def __init__(self, input_shape: Tuple[int, int, int]):
+    def __init__(self, input_shape: tuple[int, int, int]):
         super().__init__()
         self.conv1 = nn.Conv2d(input_shape[0], 16, 3, padding=1)
         for i, (before, after) in enumerate(((16, 32), (32, 64), (64, 128))):
@@ -73,15 +75,20 @@ def _pretrained(name: str, load: Callable[[], nn.Module]) -> nn.Module:
         return load()
     except OSError as error:  # no network, and not in the local cache
         reason = str(error).splitlines()[0]
-        raise InputError(f"The pre-trained weights of {name} cannot be had ({reason}): run once with a network, or "
-                         "start from random weights with --hparams "
-                         "'{\"backbone\": \"resnet50\", \"pretrained\": false}'.") from error
+        raise InputError(
+            f"The pre-trained weights of {name} cannot be had ({reason}): run once with a network, or "
+            "start from random weights with --hparams "
+            '\'{"backbone": "resnet50", "pretrained": false}\'.'
+        ) from error
 
 
-def _pretrained_resnet(hparams: Dict[str, Any]) -> Tuple[nn.Module, int]:
+def _pretrained_resnet(hparams: dict[str, Any]) -> tuple[nn.Module, int]:
     """The network that the hparams name, with its number of features; `resnet50_augmix` wins over `resnet18`."""
-    build, weights, width = ((torchvision.models.resnet18, "ResNet18_Weights", 512) if hparams["resnet18"] else
-                             (torchvision.models.resnet50, "ResNet50_Weights", 2048))
+    build, weights, width = (
+        (torchvision.models.resnet18, "ResNet18_Weights", 512)
+        if hparams["resnet18"]
+        else (torchvision.models.resnet50, "ResNet50_Weights", 2048)
+    )
     if not hparams["resnet50_augmix"]:
         weights = getattr(torchvision.models, weights).IMAGENET1K_V1
         return _pretrained(build.__name__, lambda: build(weights=weights)), width
@@ -89,8 +96,9 @@ def _pretrained_resnet(hparams: Dict[str, Any]) -> Tuple[nn.Module, int]:
     try:
         import timm  # only here: no other network needs it
     except ImportError as error:
-        raise InputError("resnet50_augmix needs timm: pip install timm, or set --hparams "
-                         "'{\"resnet50_augmix\": false}'.") from error
+        raise InputError(
+            "resnet50_augmix needs timm: pip install timm, or set --hparams '{\"resnet50_augmix\": false}'."
+        ) from error
     return _pretrained(AUGMIX_RESNET50, lambda: timm.create_model(AUGMIX_RESNET50, pretrained=True)), 2048
 
 
@@ -100,7 +108,7 @@ class ResNet(nn.Module):
     With `freeze_bn` its batch normalisation stays in eval mode. Raises InputError if the weights cannot be had.
     """
 
-    def __init__(self, input_shape: Tuple[int, int, int], hparams: Dict[str, Any]):
+    def __init__(self, input_shape: tuple[int, int, int], hparams: dict[str, Any]):
         super().__init__()
         self.network, self.n_outputs = _pretrained_resnet(hparams)
         self.network.fc = nn.Identity()
@@ -120,11 +128,12 @@ class ResNet(nn.Module):
         return self
 
 
-def Featurizer(input_shape: Tuple[int, int, int], hparams: Dict[str, Any]) -> nn.Module:
+def Featurizer(input_shape: tuple[int, int, int], hparams: dict[str, Any]) -> nn.Module:
     """The featurizer for images of that shape (C, H, W); it has `n_outputs`. Raises InputError for other sizes."""
     if hparams["vit"]:
-        raise InputError("The embedded host has no vision transformer: unset the hparam vit, or use a DomainBed "
-                         "checkout.")
+        raise InputError(
+            "The embedded host has no vision transformer: unset the hparam vit, or use a DomainBed checkout."
+        )
     size = tuple(input_shape[1:])
     if size == (28, 28):
         return MNIST_CNN(input_shape)
@@ -140,5 +149,6 @@ def Classifier(in_features: int, out_features: int, is_nonlinear: bool = False) 
     if not is_nonlinear:
         return nn.Linear(in_features, out_features)
     half, quarter = in_features // 2, in_features // 4
-    return nn.Sequential(nn.Linear(in_features, half), nn.ReLU(), nn.Linear(half, quarter), nn.ReLU(),
-                         nn.Linear(quarter, out_features))
+    return nn.Sequential(
+        nn.Linear(in_features, half), nn.ReLU(), nn.Linear(half, quarter), nn.ReLU(), nn.Linear(quarter, out_features)
+    )

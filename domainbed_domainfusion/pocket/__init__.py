@@ -1,4 +1,8 @@
-"""The embedded data and diffusion model: digits in four styles, small trained weights, the script that made them."""
+"""The embedded data and diffusion model: digits in four styles, small trained weights, the scripts that made them.
+
+`digit_styles` is the dataset, `ldm/` the model's folder, `train_ldm` the training script. May import: the ground floor
+(and, in the training script, diffusers).
+"""
 
 from pathlib import Path
 

@@ -14,16 +14,14 @@ import hashlib
 import inspect
 import os
 import zlib
-from functools import lru_cache
+from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Dict, List, Optional
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
-from .. import host
 from ..errors import InputError
 from ..files import write_atomically
 from ..seeding import seed_of
@@ -46,18 +44,18 @@ def _print(shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _outline(shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return 1 - np.repeat(glyphs.outline(shape, 1.1, grow=1.)[:, :, None], 3, 2)
+    return 1 - np.repeat(glyphs.outline(shape, 1.1, grow=1.0)[:, :, None], 3, 2)
 
 
 def _art(shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Redrawn until the glyph's mean colour stands out from the ground's."""
-    coverage = glyphs.fill(shape, .5)
+    coverage = glyphs.fill(shape, 0.5)
     weight = coverage[:, :, None] / coverage.sum()
     while True:
         grains = [int(grain) for grain in rng.choice([2, 4, 8, 16], size=rng.integers(1, 4), replace=False)]
-        ground = np.clip(paints.colour(rng) + rng.uniform(.12, .25) * paints.noise(rng, grains), 0, 1)
+        ground = np.clip(paints.colour(rng) + rng.uniform(0.12, 0.25) * paints.noise(rng, grains), 0, 1)
         ink = paints.gradient(rng, paints.colour(rng), paints.colour(rng))
-        if np.linalg.norm((ink * weight).sum((0, 1)) - ground.mean((0, 1))) > .6:
+        if np.linalg.norm((ink * weight).sum((0, 1)) - ground.mean((0, 1))) > 0.6:
             return glyphs.compose(coverage, ink, ground)
 
 
@@ -68,7 +66,7 @@ def render(environment: str, index: int) -> np.ndarray:
     """Image (3, 32, 32) uint8 number `index` of P, O or A; it shows digit index % 10."""
     rng = rng_of(environment, index)
     shape = glyphs.font_shape(int(rng.integers(len(glyphs.FONTS))), index % 10)
-    shape = glyphs.warp(shape, rng, degrees=12, shear=.2, scale=(.85, 1.2), shift=4)
+    shape = glyphs.warp(shape, rng, degrees=12, shear=0.2, scale=(0.85, 1.2), shift=4)
     return glyphs.finish(LOOKS[environment](shape, rng))
 
 
@@ -76,6 +74,7 @@ def handwritten() -> np.ndarray:
     """The first PER_CLASS scans of every digit, (10 * PER_CLASS, 3, 32, 32) uint8, digits in turn: 0, 1, ... 9, 0."""
     from PIL import Image
     from sklearn.datasets import load_digits
+
     scans = load_digits()
     order = np.stack([np.flatnonzero(scans.target == digit)[:PER_CLASS] for digit in range(10)], axis=1).ravel()
     # 16 grey levels to 255 in 8 bits, so that the bicubic resize is the same on every machine.
@@ -89,34 +88,39 @@ def labels() -> np.ndarray:
     return np.arange(10 * PER_CLASS, dtype=np.int64) % 10
 
 
-def make_images() -> Dict[str, np.ndarray]:
+def make_images() -> dict[str, np.ndarray]:
     """Every environment's images, (1500, 3, 32, 32) uint8 each; about ten seconds, with a progress bar."""
     from tqdm import tqdm
+
     images = {"H": handwritten()}
     for environment in LOOKS:
-        images[environment] = np.stack([render(environment, index) for index in
-                                        tqdm(range(10 * PER_CLASS), desc=f"DigitStyles {environment}", unit="image",
-                                             disable=None)])
+        images[environment] = np.stack(
+            [
+                render(environment, index)
+                for index in tqdm(range(10 * PER_CLASS), desc=f"DigitStyles {environment}", unit="image", disable=None)
+            ]
+        )
     return images
 
 
-@lru_cache(maxsize=None)
+@cache
 def recipe() -> str:
     """A digest of the code that draws the images and of its libraries' versions: another one makes a cache stale."""
     import matplotlib
     import scipy
     import sklearn
     from PIL import Image
+
     source = "".join(inspect.getsource(part) for part in (glyphs, paints, _print, _outline, _art, render, handwritten))
     versions = [module.__version__ for module in (np, matplotlib, scipy, sklearn, Image)]
     return hashlib.sha256("\n".join([source, *versions, str(PER_CLASS)]).encode()).hexdigest()
 
 
-def _digest(images: Dict[str, np.ndarray]) -> str:
+def _digest(images: dict[str, np.ndarray]) -> str:
     return hashlib.sha256(b"".join(images[name].tobytes() for name in ENVIRONMENTS)).hexdigest()
 
 
-def _read(path: Path) -> Dict[str, np.ndarray]:
+def _read(path: Path) -> dict[str, np.ndarray]:
     """The cached images; ValueError, with the reason, if they are not whole or not of today's recipe."""
     try:
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as archive:
@@ -130,7 +134,7 @@ def _read(path: Path) -> Dict[str, np.ndarray]:
     return images
 
 
-def load_images(data_dir: Optional[str]) -> Dict[str, np.ndarray]:
+def load_images(data_dir: str | None) -> dict[str, np.ndarray]:
     """Every environment's images, (1500, 3, 32, 32) uint8 each, from the cache in `data_dir` or drawn and cached.
 
     Raises InputError if `data_dir` is missing or cannot be written to.
@@ -155,16 +159,19 @@ def _check_writable(path: Path) -> None:
     """Raises InputError now rather than after the drawing."""
     folder = next(parent for parent in path.parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"Cannot write DigitStyles to {path.parent} ({folder} is not a folder that you may write "
-                         "to): give --data_dir another folder.")
+        raise InputError(
+            f"Cannot write DigitStyles to {path.parent} ({folder} is not a folder that you may write "
+            "to): give --data_dir another folder."
+        )
 
 
-@lru_cache(maxsize=None)
-def digit_styles_class() -> type:
-    """The host's dataset class DigitStyles; made at the first use, when the host's modules are whole."""
+@cache
+def digit_styles_class(base: type) -> type:
+    """The dataset class DigitStyles for a host; base: the host's `datasets.MultipleDomainDataset`."""
 
-    class DigitStyles(host.datasets.MultipleDomainDataset):
+    class DigitStyles(base):
         """datasets[i]: environment ENVIRONMENTS[i], x (3, 32, 32) float32 in [0, 1], y int64; no augmentation."""
+
         ENVIRONMENTS = ENVIRONMENTS
         CLASS_NAMES = CLASS_NAMES
         INPUT_SHAPE = (3, glyphs.SIZE, glyphs.SIZE)
@@ -172,11 +179,12 @@ def digit_styles_class() -> type:
         CHECKPOINT_FREQ = 150
         N_WORKERS = 0
 
-        def __init__(self, root: str, test_envs: List[int], hparams: dict):
+        def __init__(self, root: str, test_envs: list[int], hparams: dict):
             super().__init__()
             images, y = load_images(root), torch.from_numpy(labels())
-            self.datasets = [torch.utils.data.TensorDataset(torch.from_numpy(images[name]).float() / 255, y)
-                             for name in ENVIRONMENTS]
+            self.datasets = [
+                torch.utils.data.TensorDataset(torch.from_numpy(images[name]).float() / 255, y) for name in ENVIRONMENTS
+            ]
             self.input_shape = self.INPUT_SHAPE
             self.num_classes = len(CLASS_NAMES)
 

@@ -4,9 +4,8 @@ A shape is a field d: (GRID, GRID) float32, in grid pixels, negative inside the 
 glyph at any thickness (`fill`) and its outline (`outline`), and can be bent before either (`warp`).
 """
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Tuple
 
 import numpy as np
 from scipy import ndimage
@@ -16,47 +15,174 @@ SIZE = 32
 GRID = 64
 """Side of the drawing, pixels: twice SIZE, averaged down at the end."""
 FONTS = (
-    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
-    "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique",
-    "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic",
-    "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta",
-    "cmr10", "cmb10", "cmss10", "cmtt10")
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Bold",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSansMono-BoldOblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+    "DejaVuSerif-BoldItalic",
+    "STIXGeneral",
+    "STIXGeneralBol",
+    "STIXGeneralItalic",
+    "STIXGeneralBolIta",
+    "cmr10",
+    "cmb10",
+    "cmss10",
+    "cmtt10",
+)
 
 # Hand-drawn skeletons, ours: for each digit a few ways to write it, each way a list of pen strokes, each stroke a
 # list of (x, y) the pen passes through, in a box of width 1 and height 1 with y downwards.
 STROKES = (
-    (([(.5, 0), (.15, .2), (.1, .6), (.4, 1), (.75, .9), (.9, .5), (.8, .15), (.5, 0)],),
-     ([(.6, .05), (.25, .15), (.15, .6), (.45, .97), (.8, .7), (.8, .25), (.45, .02)],)),
-    (([(.5, 0), (.5, .5), (.5, 1)],),
-     ([(.3, .22), (.55, 0), (.55, .5), (.55, 1)],),
-     ([(.25, .25), (.5, 0), (.5, .5), (.5, 1)], [(.25, 1), (.5, 1), (.78, 1)])),
-    (([(.12, .25), (.35, .02), (.75, .08), (.8, .35), (.5, .65), (.1, 1), (.5, .98), (.92, .98)],),
-     ([(.15, .15), (.5, 0), (.8, .22), (.6, .6), (.25, .9), (.1, .85), (.35, .8), (.9, 1)],)),
-    (([(.15, .1), (.5, 0), (.8, .2), (.65, .42), (.4, .48), (.7, .55), (.88, .78), (.55, 1), (.12, .88)],),
-     ([(.15, .05), (.5, .03), (.8, .05), (.6, .25), (.45, .4), (.75, .5), (.85, .75), (.5, 1), (.12, .9)],)),
-    (([(.65, 0), (.4, .3), (.08, .68), (.5, .68), (.95, .68)], [(.68, .02), (.68, .5), (.68, 1)]),
-     ([(.2, 0), (.15, .25), (.15, .5), (.5, .52), (.85, .5)], [(.8, .0), (.78, .5), (.75, 1)]),
-     ([(.4, 0), (.25, .3), (.12, .6), (.5, .62), (.92, .58)], [(.65, .35), (.6, .7), (.55, 1)])),
-    (([(.85, .02), (.5, .02), (.2, .04), (.16, .42), (.5, .38), (.85, .6), (.75, .9), (.45, 1), (.1, .9)],),
-     ([(.25, .03), (.2, .25), (.18, .45), (.55, .42), (.8, .65), (.6, .95), (.12, .95)], [(.25, .03), (.55, .02),
-                                                                                          (.88, .03)])),
-    (([(.7, 0), (.35, .25), (.13, .65), (.3, .97), (.7, .95), (.85, .7), (.6, .52), (.3, .58), (.16, .75)],),
-     ([(.4, 0), (.2, .4), (.15, .8), (.5, 1), (.82, .8), (.65, .57), (.35, .6), (.2, .78)],)),
-    (([(.1, .03), (.5, .03), (.88, .03), (.6, .45), (.4, 1)],),
-     ([(.1, .15), (.12, .03), (.5, .03), (.85, .03), (.65, .5), (.5, 1)], [(.3, .5), (.55, .48), (.85, .46)]),
-     ([(.12, .08), (.5, .02), (.85, .05), (.7, .35), (.5, .65), (.42, 1)],)),
-    (([(.75, .12), (.45, 0), (.2, .2), (.45, .45), (.8, .75), (.5, 1), (.17, .78), (.5, .48), (.8, .25), (.7, .08)],),
-     ([(.5, .46), (.22, .25), (.5, 0), (.78, .22), (.5, .46), (.15, .75), (.5, 1), (.85, .75), (.5, .46)],)),
-    (([(.82, .2), (.5, 0), (.2, .2), (.3, .48), (.65, .48), (.82, .2), (.8, .6), (.7, 1)],),
-     ([(.8, .25), (.5, .02), (.2, .22), (.4, .5), (.75, .35), (.8, .2), (.78, .6), (.55, .95), (.2, .95)],)),
+    (
+        ([(0.5, 0), (0.15, 0.2), (0.1, 0.6), (0.4, 1), (0.75, 0.9), (0.9, 0.5), (0.8, 0.15), (0.5, 0)],),
+        ([(0.6, 0.05), (0.25, 0.15), (0.15, 0.6), (0.45, 0.97), (0.8, 0.7), (0.8, 0.25), (0.45, 0.02)],),
+    ),
+    (
+        ([(0.5, 0), (0.5, 0.5), (0.5, 1)],),
+        ([(0.3, 0.22), (0.55, 0), (0.55, 0.5), (0.55, 1)],),
+        ([(0.25, 0.25), (0.5, 0), (0.5, 0.5), (0.5, 1)], [(0.25, 1), (0.5, 1), (0.78, 1)]),
+    ),
+    (
+        ([(0.12, 0.25), (0.35, 0.02), (0.75, 0.08), (0.8, 0.35), (0.5, 0.65), (0.1, 1), (0.5, 0.98), (0.92, 0.98)],),
+        ([(0.15, 0.15), (0.5, 0), (0.8, 0.22), (0.6, 0.6), (0.25, 0.9), (0.1, 0.85), (0.35, 0.8), (0.9, 1)],),
+    ),
+    (
+        (
+            [
+                (0.15, 0.1),
+                (0.5, 0),
+                (0.8, 0.2),
+                (0.65, 0.42),
+                (0.4, 0.48),
+                (0.7, 0.55),
+                (0.88, 0.78),
+                (0.55, 1),
+                (0.12, 0.88),
+            ],
+        ),
+        (
+            [
+                (0.15, 0.05),
+                (0.5, 0.03),
+                (0.8, 0.05),
+                (0.6, 0.25),
+                (0.45, 0.4),
+                (0.75, 0.5),
+                (0.85, 0.75),
+                (0.5, 1),
+                (0.12, 0.9),
+            ],
+        ),
+    ),
+    (
+        ([(0.65, 0), (0.4, 0.3), (0.08, 0.68), (0.5, 0.68), (0.95, 0.68)], [(0.68, 0.02), (0.68, 0.5), (0.68, 1)]),
+        ([(0.2, 0), (0.15, 0.25), (0.15, 0.5), (0.5, 0.52), (0.85, 0.5)], [(0.8, 0.0), (0.78, 0.5), (0.75, 1)]),
+        ([(0.4, 0), (0.25, 0.3), (0.12, 0.6), (0.5, 0.62), (0.92, 0.58)], [(0.65, 0.35), (0.6, 0.7), (0.55, 1)]),
+    ),
+    (
+        (
+            [
+                (0.85, 0.02),
+                (0.5, 0.02),
+                (0.2, 0.04),
+                (0.16, 0.42),
+                (0.5, 0.38),
+                (0.85, 0.6),
+                (0.75, 0.9),
+                (0.45, 1),
+                (0.1, 0.9),
+            ],
+        ),
+        (
+            [(0.25, 0.03), (0.2, 0.25), (0.18, 0.45), (0.55, 0.42), (0.8, 0.65), (0.6, 0.95), (0.12, 0.95)],
+            [(0.25, 0.03), (0.55, 0.02), (0.88, 0.03)],
+        ),
+    ),
+    (
+        (
+            [
+                (0.7, 0),
+                (0.35, 0.25),
+                (0.13, 0.65),
+                (0.3, 0.97),
+                (0.7, 0.95),
+                (0.85, 0.7),
+                (0.6, 0.52),
+                (0.3, 0.58),
+                (0.16, 0.75),
+            ],
+        ),
+        ([(0.4, 0), (0.2, 0.4), (0.15, 0.8), (0.5, 1), (0.82, 0.8), (0.65, 0.57), (0.35, 0.6), (0.2, 0.78)],),
+    ),
+    (
+        ([(0.1, 0.03), (0.5, 0.03), (0.88, 0.03), (0.6, 0.45), (0.4, 1)],),
+        (
+            [(0.1, 0.15), (0.12, 0.03), (0.5, 0.03), (0.85, 0.03), (0.65, 0.5), (0.5, 1)],
+            [(0.3, 0.5), (0.55, 0.48), (0.85, 0.46)],
+        ),
+        ([(0.12, 0.08), (0.5, 0.02), (0.85, 0.05), (0.7, 0.35), (0.5, 0.65), (0.42, 1)],),
+    ),
+    (
+        (
+            [
+                (0.75, 0.12),
+                (0.45, 0),
+                (0.2, 0.2),
+                (0.45, 0.45),
+                (0.8, 0.75),
+                (0.5, 1),
+                (0.17, 0.78),
+                (0.5, 0.48),
+                (0.8, 0.25),
+                (0.7, 0.08),
+            ],
+        ),
+        (
+            [
+                (0.5, 0.46),
+                (0.22, 0.25),
+                (0.5, 0),
+                (0.78, 0.22),
+                (0.5, 0.46),
+                (0.15, 0.75),
+                (0.5, 1),
+                (0.85, 0.75),
+                (0.5, 0.46),
+            ],
+        ),
+    ),
+    (
+        ([(0.82, 0.2), (0.5, 0), (0.2, 0.2), (0.3, 0.48), (0.65, 0.48), (0.82, 0.2), (0.8, 0.6), (0.7, 1)],),
+        (
+            [
+                (0.8, 0.25),
+                (0.5, 0.02),
+                (0.2, 0.22),
+                (0.4, 0.5),
+                (0.75, 0.35),
+                (0.8, 0.2),
+                (0.78, 0.6),
+                (0.55, 0.95),
+                (0.2, 0.95),
+            ],
+        ),
+    ),
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def font_shape(font: int, digit: int) -> np.ndarray:
     """d: (GRID, GRID), the digit of that font, centred, two thirds of the box high."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
+
     path = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{FONTS[font]}.ttf")
     side = 4 * GRID
     probe = ImageFont.truetype(path, 100, layout_engine=ImageFont.Layout.BASIC).getbbox(str(digit))
@@ -74,17 +200,17 @@ def _through(points: np.ndarray, steps: int = 6) -> np.ndarray:
     """A Catmull-Rom curve through `points`: (n, 2) -> ((n - 1) * steps + 1, 2)."""
     p = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
     t = (np.arange(steps) / steps)[None, :, None]
-    a, b, c, d = (p[i:len(p) - 3 + i, None] for i in range(4))
-    curve = .5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t ** 2 + (3 * b - a - 3 * c + d) * t ** 3)
+    a, b, c, d = (p[i : len(p) - 3 + i, None] for i in range(4))
+    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
     return np.concatenate([curve.reshape(-1, 2), points[-1:]])
 
 
 def stroke_shape(digit: int, rng: np.random.Generator) -> np.ndarray:
     """d: (GRID, GRID), the digit written with a round pen of random width by an unsteady hand."""
     ways = STROKES[digit]
-    width, height = GRID * rng.uniform(.32, .52), GRID * 2 / 3
+    width, height = GRID * rng.uniform(0.32, 0.52), GRID * 2 / 3
     corner = np.array([(GRID - width) / 2, (GRID - height) / 2])
-    unsteady = rng.uniform(.01, .05)
+    unsteady = rng.uniform(0.01, 0.05)
     y, x = np.mgrid[0:GRID, 0:GRID].astype(np.float32)[:, :, :, None]
     nearest = np.full((GRID, GRID), np.inf, np.float32)
     for stroke in ways[rng.integers(len(ways))]:
@@ -98,16 +224,23 @@ def stroke_shape(digit: int, rng: np.random.Generator) -> np.ndarray:
     return np.sqrt(nearest) - rng.uniform(1.2, 4.2)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _bumps(knots: int) -> np.ndarray:
     """(GRID, knots) weights that spread a few knots smoothly over the grid; rows sum to one."""
     centres = np.linspace(0, GRID - 1, knots)
-    weights = np.exp(-.5 * ((np.arange(GRID)[:, None] - centres) / (GRID / (knots - 1) * .55)) ** 2)
+    weights = np.exp(-0.5 * ((np.arange(GRID)[:, None] - centres) / (GRID / (knots - 1) * 0.55)) ** 2)
     return weights / weights.sum(1, keepdims=True)
 
 
-def warp(shape: np.ndarray, rng: np.random.Generator, degrees: float, shear: float,
-         scale: Tuple[float, float], shift: float, elastic: float = 0.) -> np.ndarray:
+def warp(
+    shape: np.ndarray,
+    rng: np.random.Generator,
+    degrees: float,
+    shear: float,
+    scale: tuple[float, float],
+    shift: float,
+    elastic: float = 0.0,
+) -> np.ndarray:
     """`shape` turned, sheared, scaled, shifted and bent at random; d stays in grid pixels.
 
     degrees, shear, shift: largest absolute value of each (shift in grid pixels); scale: (least, most) size, drawn
@@ -115,7 +248,7 @@ def warp(shape: np.ndarray, rng: np.random.Generator, degrees: float, shear: flo
     """
     angle, slant = np.deg2rad(rng.uniform(-degrees, degrees)), rng.uniform(-shear, shear)
     high = rng.uniform(*scale)
-    wide = high * rng.uniform(.8, 1.2)
+    wide = high * rng.uniform(0.8, 1.2)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     inverse = np.linalg.inv(turn @ np.array([[1, 0], [slant, 1]]) @ np.diag([high, wide]))
     middle = (GRID - 1) / 2
@@ -128,20 +261,20 @@ def warp(shape: np.ndarray, rng: np.random.Generator, degrees: float, shear: flo
     return (ndimage.map_coordinates(shape, at, order=1, mode="nearest") * high).astype(np.float32)
 
 
-def fill(shape: np.ndarray, grow: float = 0.) -> np.ndarray:
+def fill(shape: np.ndarray, grow: float = 0.0) -> np.ndarray:
     """Coverage (GRID, GRID) in [0, 1] of the glyph, grown by that many grid pixels (negative: thinner)."""
-    return np.clip(.5 + grow - shape, 0, 1)
+    return np.clip(0.5 + grow - shape, 0, 1)
 
 
-def outline(shape: np.ndarray, half_width: float, grow: float = 0.) -> np.ndarray:
+def outline(shape: np.ndarray, half_width: float, grow: float = 0.0) -> np.ndarray:
     """Coverage (GRID, GRID) in [0, 1] of the line of that half-width, grid pixels, along the glyph's edge."""
-    return np.clip(.5 + half_width - np.abs(shape - grow), 0, 1)
+    return np.clip(0.5 + half_width - np.abs(shape - grow), 0, 1)
 
 
 def finish(picture: np.ndarray) -> np.ndarray:
     """A drawing (GRID, GRID, 3) averaged down to an image (3, SIZE, SIZE) uint8."""
     small = picture.reshape(SIZE, GRID // SIZE, SIZE, GRID // SIZE, 3).mean((1, 3))
-    return (np.clip(small, 0, 1) * 255 + .5).astype(np.uint8).transpose(2, 0, 1)
+    return (np.clip(small, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(2, 0, 1)
 
 
 def compose(coverage: np.ndarray, ink: np.ndarray, ground: np.ndarray) -> np.ndarray:

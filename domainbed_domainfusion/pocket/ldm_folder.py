@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -20,6 +20,7 @@ WORDS = ("picture", "number", *sorted(CLASS_NAMES, key=len, reverse=True), "phot
 
 class Parts(NamedTuple):
     """The modules of a latent diffusion model and its tokenizer."""
+
     vae: torch.nn.Module
     unet: torch.nn.Module
     text_encoder: torch.nn.Module
@@ -33,7 +34,7 @@ def _byte_characters() -> list:
     return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
 
 
-def tokenizer_files() -> Dict[str, str]:
+def tokenizer_files() -> dict[str, str]:
     """CLIP's byte-level vocabulary with merges for WORDS only; any other word is spelt out."""
     merges = []
     for word in WORDS:
@@ -46,19 +47,32 @@ def tokenizer_files() -> Dict[str, str]:
     single = _byte_characters()
     tokens = single + [character + "</w>" for character in single] + ["".join(merge) for merge in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
-               "pad_token": "<|endoftext|>"}
-    config = {"add_prefix_space": False, "do_lower_case": True, "errors": "replace", "model_max_length": TOKENS,
-              "tokenizer_class": "CLIPTokenizer", **special}
-    return {"vocab.json": json.dumps({token: number for number, token in enumerate(tokens)}, ensure_ascii=False),
-            "merges.txt": "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges),
-            "special_tokens_map.json": json.dumps(special, indent=2) + "\n",
-            "tokenizer_config.json": json.dumps(config, indent=2) + "\n"}
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
+    config = {
+        "add_prefix_space": False,
+        "do_lower_case": True,
+        "errors": "replace",
+        "model_max_length": TOKENS,
+        "tokenizer_class": "CLIPTokenizer",
+        **special,
+    }
+    return {
+        "vocab.json": json.dumps({token: number for number, token in enumerate(tokens)}, ensure_ascii=False),
+        "merges.txt": "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges),
+        "special_tokens_map.json": json.dumps(special, indent=2) + "\n",
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+    }
 
 
 def make_tokenizer() -> object:
     """The CLIPTokenizer of `tokenizer_files`; every one of WORDS is a single token."""
     from transformers import CLIPTokenizer
+
     with tempfile.TemporaryDirectory() as folder:
         for name, text in tokenizer_files().items():
             Path(folder, name).write_text(text, encoding="utf-8")
@@ -69,32 +83,63 @@ def make_parts() -> Parts:
     """Untrained parts in float32: about 0.8 M, 4.7 M and 0.15 M parameters (VAE, U-Net, text encoder)."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
+
     tokenizer = make_tokenizer()
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 48, 64), layers_per_block=1, latent_channels=4, norm_num_groups=16,
-        sample_size=glyphs.SIZE)
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 48, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=16,
+        sample_size=glyphs.SIZE,
+    )
     unet = UNet2DConditionModel(
-        sample_size=glyphs.SIZE // 4, block_out_channels=(96, 128), layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=64, attention_head_dim=4, norm_num_groups=16)
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=TOKENS, projection_dim=64, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+        sample_size=glyphs.SIZE // 4,
+        block_out_channels=(96, 128),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            projection_dim=64,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     return Parts(vae, unet, text_encoder, tokenizer)
 
 
 def make_scheduler() -> object:
     """Stable Diffusion 1.x's own scheduler configuration."""
     from diffusers import PNDMScheduler
-    return PNDMScheduler(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", num_train_timesteps=1000,
-                         skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
+
+    return PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
 
 
 def _name_as_in_stable_diffusion(file: Path) -> None:
     """transformers 5 leaves out the weights' prefix `text_model.`, without which transformers 4 finds none of them."""
     from safetensors.torch import load_file, save_file
+
     weights = load_file(file)
     prefix = "" if any(name.startswith("text_model.") for name in weights) else "text_model."
     save_file({prefix + name: weight.contiguous() for name, weight in weights.items()}, file, metadata={"format": "pt"})
@@ -103,11 +148,20 @@ def _name_as_in_stable_diffusion(file: Path) -> None:
 def save_folder(parts: Parts, folder: str) -> None:
     """Write `parts` as a Stable Diffusion 1.x folder, weights in float16 safetensors; file by file, each atomic."""
     from diffusers import StableDiffusionPipeline
-    vae, unet, text_encoder = (copy.deepcopy(part).to(torch.float16, memory_format=torch.contiguous_format).eval()
-                               for part in parts[:3])  # older releases refuse to save channels_last weights
+
+    vae, unet, text_encoder = (
+        copy.deepcopy(part).to(torch.float16, memory_format=torch.contiguous_format).eval() for part in parts[:3]
+    )  # older releases refuse to save channels_last weights
     pipeline = StableDiffusionPipeline(
-        vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=parts.tokenizer, scheduler=make_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        vae=vae,
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=parts.tokenizer,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     Path(folder).mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder, prefix=".new"))
     try:

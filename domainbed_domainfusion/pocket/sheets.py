@@ -12,7 +12,6 @@ import argparse
 import json
 from io import BytesIO
 from pathlib import Path
-from typing import Dict, List
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from . import CLASS_NAMES, digit_styles, pretraining
 from .contact_sheet import write_sheet
 
 PROMPT = "a photo of a {}"
-STEPS, GUIDANCE, STRENGTHS = 10, 5., (.6, .8, .95)
+STEPS, GUIDANCE, STRENGTHS = 10, 5.0, (0.6, 0.8, 0.95)
 PER_CLASS, SHOWN = 20, 10
 JUDGE_RENDERS, JUDGE_STEPS, JUDGE_SEED = 6_000, 900, 1_000_001
 
@@ -34,8 +33,10 @@ JUDGE_RENDERS, JUDGE_STEPS, JUDGE_SEED = 6_000, 900, 1_000_001
 def load_pipelines(folder: str) -> tuple:
     """diffusers' text-to-image and image-to-image pipelines of that folder, float32, DDIM."""
     from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+
     make = StableDiffusionPipeline.from_pretrained(
-        folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False, torch_dtype=torch.float32)
+        folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False, torch_dtype=torch.float32
+    )
     make.scheduler = DDIMScheduler.from_config(make.scheduler.config)
     make.set_progress_bar_config(disable=True)
     change = StableDiffusionImg2ImgPipeline(**make.components, requires_safety_checker=False)
@@ -44,7 +45,7 @@ def load_pipelines(folder: str) -> tuple:
 
 
 def _to_uint8(images: torch.Tensor) -> np.ndarray:
-    return (images.clamp(0, 1) * 255 + .5).to(torch.uint8).numpy()
+    return (images.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
 
 
 @torch.no_grad()
@@ -53,8 +54,15 @@ def text_to_image(make, per_class: int, seed: int = 0) -> np.ndarray:
     pictures = []
     for name in tqdm(CLASS_NAMES, desc="text-to-image"):
         generators = [generator_of("sheet", seed, name, n) for n in range(per_class)]
-        made = make([PROMPT.format(name)] * per_class, height=32, width=32, num_inference_steps=2 * STEPS,
-                    guidance_scale=GUIDANCE, generator=generators, output_type="pt").images
+        made = make(
+            [PROMPT.format(name)] * per_class,
+            height=32,
+            width=32,
+            num_inference_steps=2 * STEPS,
+            guidance_scale=GUIDANCE,
+            generator=generators,
+            output_type="pt",
+        ).images
         pictures.append(_to_uint8(made))
     return np.concatenate(pictures)
 
@@ -63,9 +71,15 @@ def text_to_image(make, per_class: int, seed: int = 0) -> np.ndarray:
 def image_to_image(change, originals: np.ndarray, digits: np.ndarray, strength: float, seed: int = 0) -> np.ndarray:
     """Originals (n, 3, 32, 32) uint8 of these digits (n,), each changed once; STEPS evaluations whatever strength."""
     generators = [generator_of("sheet", seed, "image", n) for n in range(len(originals))]
-    made = change([PROMPT.format(CLASS_NAMES[digit]) for digit in digits],
-                  image=torch.from_numpy(originals).float() / 255, strength=strength, generator=generators,
-                  num_inference_steps=round(STEPS / strength), guidance_scale=GUIDANCE, output_type="pt").images
+    made = change(
+        [PROMPT.format(CLASS_NAMES[digit]) for digit in digits],
+        image=torch.from_numpy(originals).float() / 255,
+        strength=strength,
+        generator=generators,
+        num_inference_steps=round(STEPS / strength),
+        guidance_scale=GUIDANCE,
+        output_type="pt",
+    ).images
     return _to_uint8(made)
 
 
@@ -76,10 +90,14 @@ def train_judge() -> torch.nn.Module:
     torch.manual_seed(JUDGE_SEED)
     layers, channels = [], 3
     for width in (32, 64, 128):
-        layers += [torch.nn.Conv2d(channels, width, 3, padding=1), torch.nn.BatchNorm2d(width), torch.nn.ReLU(),
-                   torch.nn.MaxPool2d(2)]
+        layers += [
+            torch.nn.Conv2d(channels, width, 3, padding=1),
+            torch.nn.BatchNorm2d(width),
+            torch.nn.ReLU(),
+            torch.nn.MaxPool2d(2),
+        ]
         channels = width
-    judge = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Dropout(.3), torch.nn.Linear(2048, 10))
+    judge = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Dropout(0.3), torch.nn.Linear(2048, 10))
     optimiser = torch.optim.AdamW(judge.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=JUDGE_STEPS)
     for _ in trange(JUDGE_STEPS, desc="judge", mininterval=5):
@@ -98,11 +116,11 @@ def read(judge: torch.nn.Module, images: np.ndarray, digits: np.ndarray) -> floa
     return (judge(torch.from_numpy(images).float() / 127.5 - 1).argmax(1).numpy() == digits).mean().item()
 
 
-def judge_folder(folder: str) -> Dict[str, float]:
+def judge_folder(folder: str) -> dict[str, float]:
     """Writes samples.png into the folder; the judge's accuracy on renders, originals and samples."""
     judge = train_judge()
     make, change = load_pipelines(folder)
-    rows: List[np.ndarray] = []
+    rows: list[np.ndarray] = []
     scores = {"renders it was not trained on": read(judge, *pretraining.render_many(JUDGE_SEED + 1, 0, 1000))}
     made = text_to_image(make, PER_CLASS)
     rows.append(made.reshape(10, PER_CLASS, *made.shape[1:])[:, :SHOWN].reshape(-1, *made.shape[1:]))
@@ -128,13 +146,15 @@ def judge_folder(folder: str) -> Dict[str, float]:
 def draw_curve(record: dict, path: str) -> None:
     """The two loss curves of a training record, each step faint and its running mean on top."""
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axes, (name, label) in zip(figure.subplots(1, 2), (("vae", "VAE: L1 on [-1, 1]"),
-                                                           ("unet", "U-Net: noise prediction error"))):
+    for axes, (name, label) in zip(
+        figure.subplots(1, 2), (("vae", "VAE: L1 on [-1, 1]"), ("unet", "U-Net: noise prediction error"))
+    ):
         values = np.array(record["losses"][name])
         window = max(1, len(values) // 50)
         smooth = np.convolve(values, np.full(window, 1 / window), mode="valid")
-        axes.plot(values, color="0.8", linewidth=.5)
+        axes.plot(values, color="0.8", linewidth=0.5)
         axes.plot(np.arange(len(smooth)) + window - 1, smooth, color="tab:blue")
         axes.set(title=label, xlabel="step", yscale="log")
     content = BytesIO()
@@ -142,7 +162,7 @@ def draw_curve(record: dict, path: str) -> None:
     write_atomically(path, content.getvalue())
 
 
-def readme(record: dict, scores: Dict[str, float]) -> str:
+def readme(record: dict, scores: dict[str, float]) -> str:
     """What is in the folder, which command made it, and what the judge reads in its samples."""
     tail = max(1, len(record["losses"]["unet"]) // 20)
     rows = "\n".join(f"| {name} | {100 * score:.1f} % |" for name, score in scores.items())

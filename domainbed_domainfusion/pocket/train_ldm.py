@@ -13,7 +13,6 @@ import platform
 import tempfile
 import time
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import numpy as np
 import torch
@@ -30,15 +29,15 @@ RENDERS, VAE_STEPS, UNET_STEPS = 60_000, 2_400, 5_600
 PROCESSES = 2
 VAE_BATCH, UNET_BATCH = 24, 48  # of each process
 VAE_RATE, UNET_RATE = 1.5e-3, 1.5e-3  # peaks of the one-cycle schedules
-KL_WEIGHT, EDGE_WEIGHT, COLOUR_WEIGHT = 5e-4, .5, 1.5
-EMPTY_PROMPTS, EMA_DECAY = .12, .999
+KL_WEIGHT, EDGE_WEIGHT, COLOUR_WEIGHT = 5e-4, 0.5, 1.5
+EMPTY_PROMPTS, EMA_DECAY = 0.12, 0.999
 SNAPSHOT_STEPS = 500
-Losses = Dict[str, List[float]]
+Losses = dict[str, list[float]]
 
 
-def _optimiser(parameters: list, peak: float, steps: int) -> Tuple[torch.optim.Optimizer, object]:
-    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(.9, .99), weight_decay=.01, fused=True)
-    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=.1)
+def _optimiser(parameters: list, peak: float, steps: int) -> tuple[torch.optim.Optimizer, object]:
+    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
 
 
 def _step(loss: torch.Tensor, parameters: list, optimiser: torch.optim.Optimizer, schedule: object) -> None:
@@ -48,10 +47,10 @@ def _step(loss: torch.Tensor, parameters: list, optimiser: torch.optim.Optimizer
     together = torch.cat([parameter.grad.flatten() for parameter in parameters])
     distributed.all_reduce(together)
     together /= distributed.get_world_size()
-    together *= (1 / together.norm().clamp(min=1.)).item()
+    together *= (1 / together.norm().clamp(min=1.0)).item()
     at = 0
     for parameter in parameters:
-        parameter.grad.copy_(together[at:at + parameter.numel()].view_as(parameter))
+        parameter.grad.copy_(together[at : at + parameter.numel()].view_as(parameter))
         at += parameter.numel()
     optimiser.step()
     schedule.step()
@@ -60,6 +59,7 @@ def _step(loss: torch.Tensor, parameters: list, optimiser: torch.optim.Optimizer
 def plain_attention(module: torch.nn.Module) -> None:
     """Attention written out: on a CPU its backward pass is several times faster than the fused one's at 64 tokens."""
     from diffusers.models.attention_processor import AttnProcessor
+
     module.set_attn_processor(AttnProcessor())
 
 
@@ -94,7 +94,7 @@ def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Lo
             y = vae.decode(posterior.sample()).sample
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         difference = y.float() - x
-        kl = .5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         l1 = difference.abs().mean()
         loss = l1 + EDGE_WEIGHT * _edges(difference) + COLOUR_WEIGHT * _colours(difference) + KL_WEIGHT * kl
         _step(loss, parameters, optimiser, schedule)
@@ -107,15 +107,15 @@ def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Lo
 
 
 @torch.no_grad()
-def encode_all(vae: torch.nn.Module, images: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+def encode_all(vae: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation, each (N, 4, 8, 8) float32, of the posterior of every image; the processes share the work."""
     latents = torch.zeros(2, len(images), 4, 8, 8)
     starts = range(distributed.get_rank() * 250, len(images), distributed.get_world_size() * 250)
     for start in tqdm(starts, desc="encode", mininterval=5, disable=distributed.get_rank() > 0):
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(to_model(images[start:start + 250])).latent_dist
-        latents[0, start:start + 250] = posterior.mean
-        latents[1, start:start + 250] = posterior.std
+            posterior = vae.encode(to_model(images[start : start + 250])).latent_dist
+        latents[0, start : start + 250] = posterior.mean
+        latents[1, start : start + 250] = posterior.std
     distributed.all_reduce(latents)
     return latents[0], latents[1]
 
@@ -126,8 +126,14 @@ def _follow(average: torch.nn.Module, module: torch.nn.Module, decay: float) -> 
         slow.lerp_(fast, 1 - decay)
 
 
-def train_unet(parts: ldm_folder.Parts, latents: Tuple[torch.Tensor, torch.Tensor], digits: torch.Tensor, steps: int,
-               losses: Losses, snapshot) -> ldm_folder.Parts:
+def train_unet(
+    parts: ldm_folder.Parts,
+    latents: tuple[torch.Tensor, torch.Tensor],
+    digits: torch.Tensor,
+    steps: int,
+    losses: Losses,
+    snapshot,
+) -> ldm_folder.Parts:
     """Noise prediction (Ho et al. 2020, L_simple) on latents; returns the moving average of U-Net and text encoder.
 
     latents: mean and deviation, each (N, 4, 8, 8), drawn from anew at every use; digits: (N,); snapshot(parts, step)
@@ -171,12 +177,21 @@ def versions() -> str:
     import matplotlib
     import scipy
     import transformers
+
     modules = (torch, diffusers, transformers, np, scipy, matplotlib)
     return ", ".join([f"Python {platform.python_version()}"] + [f"{m.__name__} {m.__version__}" for m in modules])
 
 
-def _train_in_process(rank: int, meeting: str, output: str, seed: int, scale: float, images: torch.Tensor,
-                      digits: torch.Tensor, started: float) -> None:
+def _train_in_process(
+    rank: int,
+    meeting: str,
+    output: str,
+    seed: int,
+    scale: float,
+    images: torch.Tensor,
+    digits: torch.Tensor,
+    started: float,
+) -> None:
     """What each process does: the same start, its own minibatches, the average of the gradients; the first one saves.
 
     One thread each: threads that share a step wait for one another at every operation, processes once a step.
@@ -197,10 +212,17 @@ def _train_in_process(rank: int, meeting: str, output: str, seed: int, scale: fl
         seconds["all"] = time.time() - started
         ldm_folder.save_folder(average, output)
         command = f"python -m {__package__}.train_ldm --output DIR --seed {seed} --scale {scale:g}"
-        record = {"command": command, "versions": versions(), "seed": seed, "scale": scale, "renders": len(images),
-                  "unet_steps_done": step, "latent_scaling_factor": parts.vae.config.scaling_factor,
-                  "seconds": {name: round(value, 1) for name, value in seconds.items()},
-                  "losses": {name: [round(value, 4) for value in values] for name, values in losses.items()}}
+        record = {
+            "command": command,
+            "versions": versions(),
+            "seed": seed,
+            "scale": scale,
+            "renders": len(images),
+            "unet_steps_done": step,
+            "latent_scaling_factor": parts.vae.config.scaling_factor,
+            "seconds": {name: round(value, 1) for name, value in seconds.items()},
+            "losses": {name: [round(value, 4) for value in values] for name, values in losses.items()},
+        }
         write_atomically(Path(output) / "training.json", json.dumps(record))
 
     vae_steps, unet_steps = (max(2, round(steps * scale)) for steps in (VAE_STEPS, UNET_STEPS))
@@ -220,8 +242,11 @@ def train(output: str, seed: int, scale: float) -> None:
     images, digits = pretraining.render_many(seed, 0, max(500, round(RENDERS * scale)))
     images, digits = torch.from_numpy(images).share_memory_(), torch.from_numpy(digits).share_memory_()
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_train_in_process, nprocs=PROCESSES, args=(
-            str(Path(folder) / "meeting"), output, seed, scale, images, digits, started))
+        multiprocessing.spawn(
+            _train_in_process,
+            nprocs=PROCESSES,
+            args=(str(Path(folder) / "meeting"), output, seed, scale, images, digits, started),
+        )
 
 
 def main() -> None:
@@ -229,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder to write the model to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1., help="this fraction of all renders and steps")
+    parser.add_argument("--scale", type=float, default=1.0, help="this fraction of all renders and steps")
     arguments = parser.parse_args()
     if not 0 < arguments.scale <= 10:
         raise InputError(f"--scale is {arguments.scale}: give a fraction above 0, 1 for the whole training.")

@@ -1,10 +1,14 @@
-"""One page from any sweep folder: its accuracies, what lies behind them, and the published numbers beside them."""
+"""One page from any sweep folder: its accuracies, what lies behind them, and the published numbers beside them.
+
+`jobs` and `results` read the folder, `content` gathers what is shown, `page` and `tables` write it; `figures/` draws
+the supplement's figures of one run. May import: `runs`, `algorithms`, `diffusion`, `hosting` and the ground floor.
+"""
 
 from pathlib import Path
 
-from .. import host
 from ..errors import InputError
 from ..files import write_atomically
+from ..hosting import host
 from .jobs import read_sweep
 
 
@@ -18,22 +22,13 @@ def write(input_dir: Path, output: Path) -> list[Path]:
     if output.is_dir() or output.suffix in (".md", ".tex"):
         raise InputError(f"--output {output} is not the name of a page: give one that ends in .html.")
     sweep = read_sweep(input_dir)
-    make_host_ready()
+    host.check_imports()
     from .content import content_of
     from .page import html
     from .tables import latex, markdown
+
     content = content_of(sweep)
     paths = [output, output.with_suffix(".md"), output.with_suffix(".tex")]
     for path, text in zip(paths, (html(content), markdown(content), latex(content))):
         write_atomically(path, text)
     return paths
-
-
-def make_host_ready() -> None:
-    """Import the host, and let one that is not attached learn our names; InputError if its imports are missing."""
-    try:
-        host.module("algorithms")
-    except ModuleNotFoundError as error:
-        raise InputError(f"The host {host.NAME} needs {error.name}: pip install 'domainbed-domainfusion[domainbed]'."
-                         ) from error
-    from .. import register  # noqa: F401

@@ -6,7 +6,6 @@ the three is needed to read the other two.
 
 import math
 from dataclasses import dataclass
-from typing import Optional
 
 from markupsafe import Markup, escape
 
@@ -31,8 +30,11 @@ def line_chart(series: list[Series], title: str, limits: tuple[float, float], st
     `title` names the chart to a screen reader. Give the charts that are to be compared the same limits.
     """
     frame = _Frame(*steps, *limits)
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
-             *_horizontal_axis(frame), *_vertical_axis(frame)]
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+        *_horizontal_axis(frame),
+        *_vertical_axis(frame),
+    ]
     ends = []
     for one in series:
         finite = [point for point in one.points if math.isfinite(point[1])]
@@ -43,7 +45,7 @@ def line_chart(series: list[Series], title: str, limits: tuple[float, float], st
     return Markup("".join([*parts, "</svg>"]))
 
 
-def limits_of(charts: list[list[Series]]) -> Optional[tuple[tuple[float, float], tuple[float, float]]]:
+def limits_of(charts: list[list[Series]]) -> tuple[tuple[float, float], tuple[float, float]] | None:
     """Common limits (value, step) for charts shown side by side, None if there is no finite point in any."""
     points = [point for chart in charts for one in chart for point in one.points if math.isfinite(point[1])]
     if not points:
@@ -80,18 +82,24 @@ class _Frame:
 
 def _horizontal_axis(frame: _Frame) -> list[str]:
     bottom = HEIGHT - BOTTOM
-    parts = [f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>',
-             f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>']
-    return parts + [f'<text class="tick" x="{frame.x(step):.1f}" y="{bottom + 15}" text-anchor="middle">{step:g}</text>'
-                    for step in ticks(frame.first, frame.last, 3)]
+    parts = [
+        f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>',
+        f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>',
+    ]
+    return parts + [
+        f'<text class="tick" x="{frame.x(step):.1f}" y="{bottom + 15}" text-anchor="middle">{step:g}</text>'
+        for step in ticks(frame.first, frame.last, 3)
+    ]
 
 
 def _vertical_axis(frame: _Frame) -> list[str]:
     parts = []
     for value in ticks(frame.low, frame.high):
         y = frame.y(value)
-        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
-                     f'<text class="tick" x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
+        parts.append(
+            f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
+            f'<text class="tick" x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>'
+        )
     return parts
 
 
@@ -120,7 +128,9 @@ def _end_labels(ends: list[tuple[float, float, Series]]) -> list[str]:
     overflow = max(0.0, heights[-1] - (HEIGHT - BOTTOM)) if heights else 0.0
     for height, (y, x, series) in zip(heights, ends):
         style, label, left = f"s{series.style % 7}", height - overflow, WIDTH - RIGHT + 8
-        parts.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
-                     f'<path class="leader" d="M{x + 4:.1f} {y:.1f}L{left} {label:.1f}"/>'
-                     f'<text class="name {style}" x="{left + 2}" y="{label + 4:.1f}">{escape(series.name)}</text>')
+        parts.append(
+            f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
+            f'<path class="leader" d="M{x + 4:.1f} {y:.1f}L{left} {label:.1f}"/>'
+            f'<text class="name {style}" x="{left + 2}" y="{label + 4:.1f}">{escape(series.name)}</text>'
+        )
     return parts

@@ -3,15 +3,15 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from .. import host
+from ..hosting import host
 from . import published, results
 from .cost import Cost, costs
 from .curves import Figure, figures
-from .gallery import Gallery, read_gallery
 from .gaps import Gap, find_gaps
 from .jobs import Job, SweepFolder
+from .pictures import Gallery, read_gallery
 from .results import Choice, Row, Table
 
 
@@ -21,11 +21,11 @@ class Comparison:
 
     method: str
     backbone: str
-    published: Optional[float]
-    ours: Optional[float]
+    published: float | None
+    ours: float | None
 
     @property
-    def difference(self) -> Optional[float]:
+    def difference(self) -> float | None:
         """Ours minus published, in percentage points."""
         return None if self.published is None or self.ours is None else self.ours - self.published
 
@@ -37,7 +37,7 @@ class Chosen:
     algorithm: str
     environment: str
     choice: Choice
-    job: Optional[Job]
+    job: Job | None
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,28 @@ def content_of(sweep: SweepFolder) -> Content:
 def _dataset_part(sweep: SweepFolder, name: str, tables: tuple[Table, ...]) -> DatasetPart:
     styles = {row.algorithm: number for number, row in enumerate(tables[0].rows)}
     chosen = _chosen(sweep, tables[0])
-    return DatasetPart(name, tables, tuple(_comparisons(name, tables[0], chosen)), tuple(_hparams(chosen)),
-                       tuple(figures(tables[0].environments, _runs(tables[0], chosen), styles)),
-                       tuple(_galleries(chosen)), tuple(sorted((cost for cost in costs(sweep) if cost.dataset == name),
-                                                               key=lambda cost: styles[cost.algorithm])),
-                       styles, tuple(_notes(sweep, name)))
+    return DatasetPart(
+        name,
+        tables,
+        tuple(_comparisons(name, tables[0], chosen)),
+        tuple(_hparams(chosen)),
+        tuple(figures(tables[0].environments, _runs(tables[0], chosen), styles)),
+        tuple(_galleries(chosen)),
+        tuple(sorted((cost for cost in costs(sweep) if cost.dataset == name), key=lambda cost: styles[cost.algorithm])),
+        styles,
+        tuple(_notes(sweep, name)),
+    )
 
 
 def _chosen(sweep: SweepFolder, table: Table) -> list[Chosen]:
     jobs = {job.folder.name: job for job in sweep.jobs}
-    return [Chosen(row.algorithm, environment, choice, jobs.get(Path(choice.output_dir).name))
-            for row in table.rows for environment, cell in zip(table.environments, row.cells) if cell is not None
-            for choice in cell.choices]
+    return [
+        Chosen(row.algorithm, environment, choice, jobs.get(Path(choice.output_dir).name))
+        for row in table.rows
+        for environment, cell in zip(table.environments, row.cells)
+        if cell is not None
+        for choice in cell.choices
+    ]
 
 
 def _runs(table: Table, chosen: list[Chosen]) -> dict[int, dict[str, Job]]:
@@ -143,11 +153,16 @@ def _comparisons(dataset: str, table: Table, chosen: list[Chosen]) -> list[Compa
         return []
     levels = {one.algorithm: published.level(one.choice.hparams) for one in chosen}
     ours = {(row.algorithm, levels.get(row.algorithm, published.RESNET50)): row.average for row in table.rows}
-    wanted = [(method, backbone) for backbone in dict.fromkeys(level for _, level in ours)
-              for method in published.ACCURACY[backbone]]
+    wanted = [
+        (method, backbone)
+        for backbone in dict.fromkeys(level for _, level in ours)
+        for method in published.ACCURACY[backbone]
+    ]
     pairs = dict.fromkeys([*wanted, *ours])
-    made = [Comparison(method, backbone, published.accuracy(backbone, method, dataset), ours.get((method, backbone)))
-            for method, backbone in pairs]
+    made = [
+        Comparison(method, backbone, published.accuracy(backbone, method, dataset), ours.get((method, backbone)))
+        for method, backbone in pairs
+    ]
     shown = [one for one in made if one.published is not None or one.ours is not None]
     return sorted(shown, key=lambda one: -(one.published if one.published is not None else one.ours))
 
@@ -188,8 +203,9 @@ def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
         told = ", ".join(f"{count} of {number:,}" for number, count in sorted(steps.items()))
         notes.append(f"Finished runs differ in their number of steps ({told} steps): rows are not on equal terms.")
     if not any(len(job.args["test_envs"]) == 1 for job in jobs):
-        notes.append("Every run has two test environments: training-domain validation and the oracle need runs with "
-                     "one.")
+        notes.append(
+            "Every run has two test environments: training-domain validation and the oracle need runs with one."
+        )
     return notes
 
 

@@ -45,9 +45,17 @@ def _cost(dataset: str, algorithm: str, jobs: list[Job]) -> Cost:
     def total(key: str) -> float:
         return sum(_sum_over_steps(job.rows, key) for job in jobs)
 
-    return Cost(dataset, algorithm, len(jobs), sum(job.last_step + 1 for job in jobs), total("step_time"),
-                total("generation_seconds"), total("ld_seconds"), total("generated_images"),
-                any(row.get("mem_gb", 0) > 0 for job in jobs for row in job.rows))
+    return Cost(
+        dataset,
+        algorithm,
+        len(jobs),
+        sum(job.last_step + 1 for job in jobs),
+        total("step_time"),
+        total("generation_seconds"),
+        total("ld_seconds"),
+        total("generated_images"),
+        any(row.get("mem_gb", 0) > 0 for job in jobs for row in job.rows),
+    )
 
 
 def mean_over_steps(rows: list[dict], key: str) -> float:

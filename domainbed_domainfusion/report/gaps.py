@@ -4,7 +4,7 @@ import itertools
 import json
 import shlex
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from .jobs import Job, SweepFolder
 
@@ -45,23 +45,31 @@ def _launch_key(args: dict) -> str:
     return json.dumps([args["dataset"], *(args.get(name) for name in SHARED)])
 
 
-def _gap(sweep: SweepFolder, algorithm: str, jobs: list[Job]) -> Optional[Gap]:
-    sides = [sorted({_test_envs(job) for job in jobs}), sorted({job.args["trial_seed"] for job in jobs}),
-             sorted({job.args["hparams_seed"] for job in jobs})]
+def _gap(sweep: SweepFolder, algorithm: str, jobs: list[Job]) -> Gap | None:
+    sides = [
+        sorted({_test_envs(job) for job in jobs}),
+        sorted({job.args["trial_seed"] for job in jobs}),
+        sorted({job.args["hparams_seed"] for job in jobs}),
+    ]
     environments = {env for tests in sides[0] for env in tests}
     sides[0] = sorted({*sides[0], *_expected_tests(jobs[0], environments, sides[0])})
-    own = {(_test_envs(job), job.args["trial_seed"], job.args["hparams_seed"]): job
-           for job in jobs if job.args["algorithm"] == algorithm}
+    own = {
+        (_test_envs(job), job.args["trial_seed"], job.args["hparams_seed"]): job
+        for job in jobs
+        if job.args["algorithm"] == algorithm
+    }
     missing = [cell for cell in itertools.product(*sides) if cell not in own or not own[cell].done]
     if not missing:
         return None
-    names = tuple(f"test_envs {' '.join(map(str, tests))}, trial {trial}, hparams seed {seed}"
-                  for tests, trial, seed in missing)
+    names = tuple(
+        f"test_envs {' '.join(map(str, tests))}, trial {trial}, hparams seed {seed}" for tests, trial, seed in missing
+    )
     arguments = _sweep_arguments(sweep, algorithm, jobs[0].args, sides)
     started = any(cell in own for cell in missing)
     verbs = ("delete_incomplete", "launch") if started else ("launch",)
-    return Gap(jobs[0].args["dataset"], algorithm, names,
-               tuple(f"domainfusion sweep {verb} {arguments}" for verb in verbs))
+    return Gap(
+        jobs[0].args["dataset"], algorithm, names, tuple(f"domainfusion sweep {verb} {arguments}" for verb in verbs)
+    )
 
 
 def _test_envs(job: Job) -> tuple[int, ...]:
@@ -81,8 +89,16 @@ def _environments_in(job: Job) -> list[int]:
 
 
 def _sweep_arguments(sweep: SweepFolder, algorithm: str, args: dict, sides: list) -> str:
-    words: list[Any] = ["--datasets", args["dataset"], "--algorithms", algorithm, "--output_dir", sweep.path,
-                        "--command_launcher", "local"]
+    words: list[Any] = [
+        "--datasets",
+        args["dataset"],
+        "--algorithms",
+        algorithm,
+        "--output_dir",
+        sweep.path,
+        "--command_launcher",
+        "local",
+    ]
     tests, trials, seeds = sides
     words += ["--n_trials", max(trials) + 1, "--n_hparams", max(seeds) + 1]
     if min(seeds):

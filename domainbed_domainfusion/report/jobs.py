@@ -7,10 +7,10 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from .. import host
 from ..errors import InputError
+from ..hosting import host
 
 ARGS_HEADING, HPARAMS_HEADING = "Args:", "HParams:"
 TEXT_ARGS = ("algorithm", "dataset", "data_dir", "output_dir", "hparams", "task")
@@ -24,7 +24,7 @@ class Job:
 
     folder: Path
     rows: list[dict] = field(default_factory=list)
-    args: Optional[dict] = None
+    args: dict | None = None
     done: bool = False
     damage: list[str] = field(default_factory=list)
 
@@ -34,15 +34,17 @@ class Job:
         if self.args is None:
             return self.folder.name
         tests = " ".join(str(env) for env in self.args["test_envs"])
-        return (f"{self.args['algorithm']} on {self.args['dataset']}, test_envs {tests}, "
-                f"trial {self.args['trial_seed']}, hparams seed {self.args['hparams_seed']}")
+        return (
+            f"{self.args['algorithm']} on {self.args['dataset']}, test_envs {tests}, "
+            f"trial {self.args['trial_seed']}, hparams seed {self.args['hparams_seed']}"
+        )
 
     @property
-    def last_step(self) -> Optional[int]:
+    def last_step(self) -> int | None:
         return max((row["step"] for row in self.rows), default=None)
 
     @property
-    def last_error(self) -> Optional[str]:
+    def last_error(self) -> str | None:
         """The last line that is not empty in err.txt, None if there is none."""
         path = self.folder / "err.txt"
         if not path.is_file():
@@ -82,8 +84,9 @@ def read_sweep(path: Path) -> SweepFolder:
     folders = [path / name for name in os.listdir(path)]
     jobs = [read_job(folder) for folder in folders if _is_job(folder)]
     if not jobs:
-        raise InputError(f"No job in {path}: a sweep's --output_dir holds one folder per job, each with out.txt and "
-                         "results.jsonl.")
+        raise InputError(
+            f"No job in {path}: a sweep's --output_dir holds one folder per job, each with out.txt and results.jsonl."
+        )
     return SweepFolder(path, jobs)
 
 
@@ -118,7 +121,7 @@ def _add_row(job: Job, line: str, where: str) -> None:
         job.rows.append(row)
 
 
-def _lacking(row: Any) -> Optional[str]:
+def _lacking(row: Any) -> str | None:
     """What a row lacks that the host's selection methods need, None if it is sound."""
     if not isinstance(row, dict) or not isinstance(row.get("args"), dict):
         return "the run's args"
@@ -140,7 +143,7 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _args_printed(path: Path) -> Optional[dict]:
+def _args_printed(path: Path) -> dict | None:
     """The args that the host's train prints at its start: all that a job without a result row leaves."""
     if not path.is_file():
         return None

@@ -2,64 +2,105 @@
 
 import json
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from .. import __version__
 from .content import Content, DatasetPart
-from .figures_written import read_figures
-from .gallery import Choices
+from .figures.written import read_figures
+from .pictures import Choices
 from .published import COSTS
-from .results import Cell, Row, Table
+from .results import Cell, Table
 
 TEMPLATES = Path(__file__).parent / "templates"
 DASH = "–"
 NARROW_PERCENT = "\u202f%"
 # One shape per line style, drawn in a 10 × 10 box: colour is never the only mark.
-SHAPES = tuple(Markup(shape) for shape in (
-    '<circle cx="5" cy="5" r="4.5"/>', '<path d="M5 .3 9.8 9.3H.2z"/>', '<path d="M.8.8h8.4v8.4H.8z"/>',
-    '<path d="M5 0 10 5 5 10 0 5z"/>', '<path d="M3.5 0h3v3.5H10v3H6.5V10h-3V6.5H0v-3h3.5z"/>',
-    '<path d="M5 9.7.2.7h9.6z"/>', '<path d="M0 3h10v4H0z"/>'))
-SECTIONS = (("results", "Results", "tables"), ("shift", "Validation beside target", "tables"),
-            ("published", "Published numbers", "comparisons"), ("curves", "Training curves", "figures"),
-            ("gallery", "Generated images", "galleries"), ("cost", "Cost", "costs"), ("hparams", "Hparams", "hparams"))
+SHAPES = tuple(
+    Markup(shape)
+    for shape in (
+        '<circle cx="5" cy="5" r="4.5"/>',
+        '<path d="M5 .3 9.8 9.3H.2z"/>',
+        '<path d="M.8.8h8.4v8.4H.8z"/>',
+        '<path d="M5 0 10 5 5 10 0 5z"/>',
+        '<path d="M3.5 0h3v3.5H10v3H6.5V10h-3V6.5H0v-3h3.5z"/>',
+        '<path d="M5 9.7.2.7h9.6z"/>',
+        '<path d="M0 3h10v4H0z"/>',
+    )
+)
+SECTIONS = (
+    ("results", "Results", "tables"),
+    ("shift", "Validation beside target", "tables"),
+    ("published", "Published numbers", "comparisons"),
+    ("curves", "Training curves", "figures"),
+    ("gallery", "Generated images", "galleries"),
+    ("cost", "Cost", "costs"),
+    ("hparams", "Hparams", "hparams"),
+)
 
 
 def html(content: Content) -> str:
     """One self-contained page: no script, no font, no image and no style from anywhere else."""
-    return _environment().get_template("page.html").render(
-        title=_title(content), headline=_headline(content),
-        status=_status(content), problems=_problems(content), folder=content.sweep.path,
-        version=__version__, host=content.host,
-        datasets=content.datasets, sections=_sections, averages=_averages(content), gaps=content.gaps,
-        unfinished=content.sweep.unfinished, damage=content.sweep.damage, published_costs=COSTS,
-        best=_best, caption=_caption, why_empty=_why_empty,
-        is_unfinished=lambda cell: _is_unfinished(content, cell)) + "\n"
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=_title(content),
+            headline=_headline(content),
+            status=_status(content),
+            problems=_problems(content),
+            folder=content.sweep.path,
+            version=__version__,
+            host=content.host,
+            datasets=content.datasets,
+            sections=_sections,
+            averages=_averages(content),
+            gaps=content.gaps,
+            unfinished=content.sweep.unfinished,
+            damage=content.sweep.damage,
+            published_costs=COSTS,
+            best=_best,
+            caption=_caption,
+            why_empty=_why_empty,
+            is_unfinished=lambda cell: _is_unfinished(content, cell),
+        )
+        + "\n"
+    )
 
 
 def figures_html(run: str, folder: Path) -> str:
     """The page of the figures written in a folder, self-contained likewise; `run` names the run in words."""
-    return _environment().get_template("figures_page.html").render(
-        run=run, figures=read_figures(folder), version=__version__) + "\n"
+    return (
+        _environment()
+        .get_template("figures_page.html")
+        .render(run=run, figures=read_figures(folder), version=__version__)
+        + "\n"
+    )
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(one=one, signed=signed, duration=duration, value=value, sentence=_sentence,
-                               choices=_choices)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        one=one, signed=signed, duration=duration, value=value, sentence=_sentence, choices=_choices
+    )
     environment.globals.update(shapes=SHAPES, css=Markup((TEMPLATES / "page.css").read_text()))
     return environment
 
 
-def one(number: Optional[float]) -> str:
+def one(number: float | None) -> str:
     """A number with one decimal, a dash for None."""
     return DASH if number is None else f"{number:.1f}"
 
 
-def signed(number: Optional[float]) -> str:
+def signed(number: float | None) -> str:
     """A difference with its sign and one decimal, a dash for None."""
     return DASH if number is None else f"{number:+.1f}".replace("-", "−")
 
@@ -97,8 +138,10 @@ def _headline(content: Content) -> str:
         best, *others = part.ranking
         behind = _listed([f"{row.algorithm} ({one(row.average)}{NARROW_PERCENT})" for row in others])
         rest = f", before {behind}" if others else ""
-        told.append(f"On {part.name}, {best.algorithm} reaches {one(best.average)}{NARROW_PERCENT} on domains left out "
-                    f"of training, averaged over {len(best.cells)} of them{rest}.")
+        told.append(
+            f"On {part.name}, {best.algorithm} reaches {one(best.average)}{NARROW_PERCENT} on domains left out "
+            f"of training, averaged over {len(best.cells)} of them{rest}."
+        )
     return " ".join(told) or "No algorithm has a number for every domain yet."
 
 
@@ -123,19 +166,24 @@ def _problems(content: Content) -> str:
         told.append(f"Jobs of this sweep without a finished run: {missing}.")
     unfinished = len(content.sweep.unfinished)
     if unfinished:
-        told.append(f"Started and not come to the end: {unfinished}; what they wrote is counted, as the host counts "
-                    "it, and marked †.")
+        told.append(
+            f"Started and not come to the end: {unfinished}; what they wrote is counted, as the host counts "
+            "it, and marked †."
+        )
     if content.sweep.damage:
         told.append(f"Damaged lines left out: {len(content.sweep.damage)}.")
     return " ".join(told)
 
 
 def _sections(part: DatasetPart) -> list[tuple[str, str]]:
-    return [(anchor, name) for anchor, name, field in SECTIONS if getattr(part, field)
-            and not (anchor == "shift" and part.tables[0].is_empty)]
+    return [
+        (anchor, name)
+        for anchor, name, field in SECTIONS
+        if getattr(part, field) and not (anchor == "shift" and part.tables[0].is_empty)
+    ]
 
 
-def _best(table: Table, env: Optional[int]) -> Optional[float]:
+def _best(table: Table, env: int | None) -> float | None:
     """The best number of a column, the averages' for None; no number wins alone."""
     if env is None:
         numbers = [row.average for row in table.rows if row.average is not None]
@@ -145,8 +193,11 @@ def _best(table: Table, env: Optional[int]) -> Optional[float]:
 
 
 def _caption(table: Table) -> str:
-    spread = (f"mean ± standard error over {table.trials} trials" if table.trials > 1
-              else "one trial, so the standard error of ± 0.0 says nothing about the spread")
+    spread = (
+        f"mean ± standard error over {table.trials} trials"
+        if table.trials > 1
+        else "one trial, so the standard error of ± 0.0 says nothing about the spread"
+    )
     return f"Accuracy in % on the unseen domain; {spread}. Best of a column in bold."
 
 
@@ -165,8 +216,10 @@ def _choices(choices: Choices) -> str:
         return ", ".join(f"{100 * fraction:.0f}" for fraction in fractions) + NARROW_PERCENT
 
     numbers = ", ".join(str(number) for number in range(1, len(choices.content) + 1))
-    return (f"Content from candidate {numbers}: {told(choices.content)}; style: {told(choices.style)}; "
-            f"{100 * choices.mixed:.0f}{NARROW_PERCENT} of all generated images mix two candidates.")
+    return (
+        f"Content from candidate {numbers}: {told(choices.content)}; style: {told(choices.style)}; "
+        f"{100 * choices.mixed:.0f}{NARROW_PERCENT} of all generated images mix two candidates."
+    )
 
 
 def _averages(content: Content) -> list[tuple[str, list[tuple]]]:
@@ -182,9 +235,13 @@ def _averages(content: Content) -> list[tuple[str, list[tuple]]]:
     return made
 
 
-def _average_row(algorithm: str, tables: list[Table]) -> tuple[str, list[Optional[tuple]], Optional[float]]:
+def _average_row(algorithm: str, tables: list[Table]) -> tuple[str, list[tuple | None], float | None]:
     rows = [next((row for row in table.rows if row.algorithm == algorithm), None) for table in tables]
-    cells = [(sum(row.trial_means) / len(row.trial_means), row.average_error) if row is not None and row.trial_means
-             else None for row in rows]
+    cells = [
+        (sum(row.trial_means) / len(row.trial_means), row.average_error)
+        if row is not None and row.trial_means
+        else None
+        for row in rows
+    ]
     average = None if None in cells else sum(mean for mean, _ in cells) / len(cells)
     return algorithm, cells, average

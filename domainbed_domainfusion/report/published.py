@@ -5,7 +5,6 @@ the paper (ECCV 2024); every other row is from the method's own paper.
 """
 
 from dataclasses import dataclass
-from typing import Optional
 
 DATASETS = ("PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet")
 
@@ -13,7 +12,7 @@ RESNET50 = "ResNet-50"
 REGNETY = "RegNetY-16GF (SWAG)"
 
 # method: accuracy per dataset in the order of DATASETS, None where the source gives no number
-ACCURACY: dict[str, dict[str, tuple[Optional[float], ...]]] = {
+ACCURACY: dict[str, dict[str, tuple[float | None, ...]]] = {
     RESNET50: {
         "DomainFusion": (90.0, 79.2, 72.4, 51.1, 44.6),
         "ERM": (85.5, 77.5, 66.5, 46.1, 40.9),
@@ -37,6 +36,7 @@ ACCURACY: dict[str, dict[str, tuple[Optional[float], ...]]] = {
     },
 }
 
+
 @dataclass(frozen=True)
 class PublishedCost:
     """On DomainNet: days of one V100 for fine-tuning the generator and for generation, and images generated."""
@@ -48,8 +48,11 @@ class PublishedCost:
     images_told: str
 
 
-COSTS = (PublishedCost("DSI", 22.44, 7.94, 244_000, "244k"), PublishedCost("CDGA", 0.0, 161.11, 4_000_000, "over 4M"),
-         PublishedCost("DomainFusion", 0.0, 2.19, 120_000, "120k"))
+COSTS = (
+    PublishedCost("DSI", 22.44, 7.94, 244_000, "244k"),
+    PublishedCost("CDGA", 0.0, 161.11, 4_000_000, "over 4M"),
+    PublishedCost("DomainFusion", 0.0, 2.19, 120_000, "120k"),
+)
 
 
 def level(hparams: dict) -> str:
@@ -57,7 +60,7 @@ def level(hparams: dict) -> str:
     return REGNETY if "regnety" in str(hparams.get("backbone", "")) else RESNET50
 
 
-def accuracy(backbone: str, method: str, dataset: str) -> Optional[float]:
+def accuracy(backbone: str, method: str, dataset: str) -> float | None:
     """The published average over a dataset's environments in percent, None if there is none."""
     numbers = ACCURACY[backbone].get(method)
     return numbers[DATASETS.index(dataset)] if numbers is not None and dataset in DATASETS else None

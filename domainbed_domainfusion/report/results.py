@@ -1,11 +1,11 @@
 """The numbers of the tables: the host's own selection methods on a sweep's rows, with the runs that they chose."""
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
-from .. import host
+from ..hosting import host
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Row:
     """One algorithm: a cell per test environment, None where no run counts for this selection method."""
 
     algorithm: str
-    cells: tuple[Optional[Cell], ...]
+    cells: tuple[Cell | None, ...]
 
     @property
     def trial_means(self) -> tuple[float, ...]:
@@ -65,7 +65,7 @@ class Row:
         return float(np.std(self.trial_means) / np.sqrt(len(self.trial_means)))
 
     @property
-    def average(self) -> Optional[float]:
+    def average(self) -> float | None:
         """Mean over the environments in percent, None unless every environment has a number."""
         if any(cell is None for cell in self.cells):
             return None
@@ -103,8 +103,11 @@ def tables(records: Any) -> list[Table]:
     `records` is the host's `Q` of result rows. Datasets and algorithms that the host does not know come last.
     """
     groups = host.module("lib.reporting").get_grouped_records(records)
-    return [_table(groups, dataset, algorithm_names(records, dataset), environment_names(dataset, records), method)
-            for dataset in dataset_names(records) for method in selection_methods()]
+    return [
+        _table(groups, dataset, algorithm_names(records, dataset), environment_names(dataset, records), method)
+        for dataset in dataset_names(records)
+        for method in selection_methods()
+    ]
 
 
 def dataset_names(records: Any) -> list[str]:
@@ -145,7 +148,7 @@ def _table(groups: Any, dataset: str, algorithms: list[str], environments: tuple
     return Table(dataset, method.name, environments, tuple(rows))
 
 
-def _choose(group: dict, method: Any) -> Optional[Choice]:
+def _choose(group: dict, method: Any) -> Choice | None:
     """What `method` picks among the runs of one (trial, dataset, algorithm, test environment), None if it cannot."""
     ranking = method.hparams_accs(group["records"])
     if not len(ranking):
@@ -156,6 +159,12 @@ def _choose(group: dict, method: Any) -> Optional[Choice]:
     last = method is host.module("model_selection").OracleSelectionMethod
     step = max(steps) if last else min(steps)
     row = next(row for row in run if row["step"] == step and len(row["args"]["test_envs"]) == 1)
-    return Choice(group["trial_seed"], row["args"]["hparams_seed"], step, float(accuracies["val_acc"]),
-                  float(accuracies["test_acc"]), row["args"].get("output_dir", ""), row.get("hparams", {}))
-
+    return Choice(
+        group["trial_seed"],
+        row["args"]["hparams_seed"],
+        step,
+        float(accuracies["val_acc"]),
+        float(accuracies["test_acc"]),
+        row["args"].get("output_dir", ""),
+        row.get("hparams", {}),
+    )

@@ -1,7 +1,5 @@
 """The page's tables as Markdown and as LaTeX, for a README and for a paper."""
 
-from typing import Optional
-
 from .content import Content, DatasetPart
 from .results import Cell, Table
 
@@ -14,11 +12,16 @@ def markdown(content: Content) -> str:
     parts = [f"# {content.sweep.path.resolve().name}\n"]
     for part in content.datasets:
         parts.append(f"## {part.name}\n")
-        parts += [f"Accuracy in %, {table.method}\n\n{_markdown_table(*_cells(table, ' ± '))}"
-                  for table in part.tables if not table.is_empty]
+        parts += [
+            f"Accuracy in %, {table.method}\n\n{_markdown_table(*_cells(table, ' ± '))}"
+            for table in part.tables
+            if not table.is_empty
+        ]
         if part.comparisons:
-            parts.append(f"Beside published numbers (average in %, training-domain validation)\n\n"
-                         f"{_markdown_table(*_comparison_cells(part))}")
+            parts.append(
+                f"Beside published numbers (average in %, training-domain validation)\n\n"
+                f"{_markdown_table(*_comparison_cells(part))}"
+            )
     for gap in content.gaps:
         commands = "\n".join(gap.commands)
         jobs = f"{len(gap.jobs)} job{'s' if len(gap.jobs) > 1 else ''}"
@@ -30,15 +33,18 @@ def latex(content: Content) -> str:
     """Every accuracy table and the published numbers beside ours, as booktabs tabulars to be \\input."""
     parts = ["% needs \\usepackage{booktabs}\n"]
     for part in content.datasets:
-        parts += [f"% {part.name}, {table.method}\n{_latex_table(*_cells(table, LATEX_PLUS_MINUS))}"
-                  for table in part.tables if not table.is_empty]
+        parts += [
+            f"% {part.name}, {table.method}\n{_latex_table(*_cells(table, LATEX_PLUS_MINUS))}"
+            for table in part.tables
+            if not table.is_empty
+        ]
         if part.comparisons:
             parts.append(f"% {part.name}, beside published numbers\n{_latex_table(*_comparison_cells(part))}")
     return "\n".join(parts)
 
 
 def _cells(table: Table, plus_minus: str) -> tuple[list[str], list[list[str]]]:
-    def told(cell: Optional[Cell]) -> str:
+    def told(cell: Cell | None) -> str:
         return DASH if cell is None else f"{cell.mean:.1f}{plus_minus}{cell.error:.1f}"
 
     header = ["Algorithm", *table.environments, "Avg"]
@@ -47,11 +53,13 @@ def _cells(table: Table, plus_minus: str) -> tuple[list[str], list[list[str]]]:
 
 def _comparison_cells(part: DatasetPart) -> tuple[list[str], list[list[str]]]:
     header = ["Method", "Backbone", "Published", "Ours", "Difference"]
-    return header, [[one.method, one.backbone, _number(one.published), _number(one.ours), _number(one.difference, "+")]
-                    for one in part.comparisons]
+    return header, [
+        [one.method, one.backbone, _number(one.published), _number(one.ours), _number(one.difference, "+")]
+        for one in part.comparisons
+    ]
 
 
-def _number(number: Optional[float], sign: str = "") -> str:
+def _number(number: float | None, sign: str = "") -> str:
     return DASH if number is None else f"{number:{sign}.1f}"
 
 
@@ -66,5 +74,9 @@ def _latex_table(header: list[str], rows: list[list[str]]) -> str:
         return " & ".join(cell.replace("_", r"\_").replace("&", r"\&").replace(DASH, "--") for cell in cells) + r" \\"
 
     body = [line(header), r"\midrule", *map(line, rows)]
-    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule", *body, r"\bottomrule",
-                      r"\end{tabular}"]) + "\n"
+    return (
+        "\n".join(
+            [rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]
+        )
+        + "\n"
+    )

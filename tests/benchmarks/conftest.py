@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from domainbed_domainfusion import context
+from domainbed_domainfusion.hosting import context
 
 
 @pytest.fixture(autouse=True)

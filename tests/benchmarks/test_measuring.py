@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.memory import extra_peak, largest
+from benchmarks.peak_memory import extra_peak, largest
 from benchmarks.results import Results, Table
 from benchmarks.timing import Spread, interleaved, paired_ratio, seconds_of
 
@@ -53,7 +53,7 @@ def test_memory_sees_what_an_operator_takes_for_itself():
         assert extra_peak(lambda: F.scaled_dot_product_attention(q, q, q), "cpu") >= 4 * 64**2
 
 
-@pytest.mark.parametrize("true", range(0, 21))
+@pytest.mark.parametrize("true", range(21))
 def test_the_largest_batch_is_found(true):
     tried = []
     assert largest(lambda size: tried.append(size) or size <= true, 20) == min(true, 20)
@@ -61,12 +61,21 @@ def test_the_largest_batch_is_found(true):
 
 
 def test_results_hold_the_single_measurements(tmp_path):
-    results = Results("LD", "tiny", {"batch": 2}, [Table(["method", "seconds"], [["bare", "1.0"]])],
-                      {"R1_full": Spread(2.126, 2.0, 2.2)}, ["A remark."], {"bare": [1.0, 1.5]})
+    results = Results(
+        "LD",
+        "tiny",
+        {"batch": 2},
+        [Table(["method", "seconds"], [["bare", "1.0"]])],
+        {"R1_full": Spread(2.126, 2.0, 2.2)},
+        ["A remark."],
+        {"bare": [1.0, 1.5]},
+    )
     results.write(tmp_path / "cpu.json", {"cpu": "some"})
     text = (tmp_path / "cpu.md").read_text("utf-8")
-    assert text == ("## LD, tiny (batch 2)\n\n| method | seconds |\n| --- | --- |\n| bare | 1.0 |\n\nA remark.\n\n"
-                    "```\nR1_full 2.13\n```\n\ncpu: some\n")
+    assert text == (
+        "## LD, tiny (batch 2)\n\n| method | seconds |\n| --- | --- |\n| bare | 1.0 |\n\nA remark.\n\n"
+        "```\nR1_full 2.13\n```\n\ncpu: some\n"
+    )
     content = json.loads((tmp_path / "cpu.json").read_text("utf-8"))
     assert content["ratios"]["R1_full"] == {"median": 2.126, "low": 2.0, "high": 2.2}
     assert content["tables"] == [[{"method": "bare", "seconds": "1.0"}]] and content["seconds"] == {"bare": [1.0, 1.5]}

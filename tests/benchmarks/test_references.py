@@ -10,8 +10,8 @@ from benchmarks.models import Model, opened
 from benchmarks.naive import NaiveDomainFusion
 from benchmarks.references import Draw, stock_forward_mode
 from benchmarks.step import hparams_for
-from domainbed_domainfusion import context
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation, surrogate
+from domainbed_domainfusion.hosting import context
 from tests import tiny_ldm
 
 
@@ -38,8 +38,9 @@ def test_stock_forward_mode_is_latent_distillation(tiny, gradient, stock_jvp):
     images, labels = tiny.images(3)
     p, seeds = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64), [4, 5, 6]
     ours = LatentDistillation(ldm, prompts, gradient=gradient).coefficients(images, labels, p, seeds)
-    theirs = stock_forward_mode(ldm, images.double(), p, prompts.matched(labels),
-                                Draw.of(ldm, tiny.image_size, seeds, torch.float64))
+    theirs = stock_forward_mode(
+        ldm, images.double(), p, prompts.matched(labels), Draw.of(ldm, tiny.image_size, seeds, torch.float64)
+    )
     torch.testing.assert_close(ours[0], theirs.value, rtol=1e-10, atol=0)
     torch.testing.assert_close(ours[1], getattr(theirs, gradient), rtol=1e-8, atol=0)
 
@@ -74,7 +75,7 @@ def test_ours_and_the_pipeline_make_the_same_candidates(tiny):
     ours = methods[SHIPPED].run().images.flatten(0, 1)
     theirs = methods[PER_IMAGE].run()
     assert len(theirs) == methods[PER_IMAGE].count
-    torch.testing.assert_close(ours[:len(theirs)], theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours[: len(theirs)], theirs, rtol=0, atol=1e-4)
 
 
 def test_an_epoch_is_a_step(tiny):

@@ -14,8 +14,17 @@ from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.errors import InputError
 
 RATIOS = {
-    "ld": ["R1_full", "R1_sds", "R1_full_reverse", "R1_sds_reverse", "R1_full_vs_jvp", "R2_full", "R2_sds",
-           "R2_full_reverse", "R2_sds_reverse"],
+    "ld": [
+        "R1_full",
+        "R1_sds",
+        "R1_full_reverse",
+        "R1_sds_reverse",
+        "R1_full_vs_jvp",
+        "R2_full",
+        "R2_sds",
+        "R2_full_reverse",
+        "R2_sds_reverse",
+    ],
     "candidates": ["R3", "R3_same_batch", "R4", "R4_guidance_interval"],
     "step": ["R5", "step_vs_ERM"],
     "sweep": ["R7", "R7_small_sweep_counted", "R7_small_sweep"],
@@ -66,11 +75,15 @@ def test_ld_gradients_are_exact(stock_jvp):
     assert all(float(error) > 1e-4 for error in rows["bfloat16", "forward"][:2])
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--device", "cuda"], "torch finds no GPU here: run the benchmark with --device cpu."),
-    (["--repeats", "0"], "--repeats must be at least 1."),
-    (["--compile"], "--compile compiles generation: use it with --suite candidates."),
-    (["--output", "x.txt"], "--output must end in .json, because the table goes to a .md beside it: x.txt.")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--device", "cuda"], "torch finds no GPU here: run the benchmark with --device cpu."),
+        (["--repeats", "0"], "--repeats must be at least 1."),
+        (["--compile"], "--compile compiles generation: use it with --suite candidates."),
+        (["--output", "x.txt"], "--output must end in .json, because the table goes to a .md beside it: x.txt."),
+    ],
+)
 def test_bad_arguments(arguments, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=re.escape(message)):

@@ -5,13 +5,20 @@ import random
 
 from benchmarks import sweep
 from benchmarks.models import opened
-from domainbed_domainfusion.candidate_cache import CandidateCache
+from domainbed_domainfusion.generated.candidate_cache import CandidateCache
 
 
 def test_work_is_what_a_loop_does():
     draw = random.Random(0)
-    runs = [sweep.Run(draw.choice([1, 3, 5]), frozenset((draw.randrange(2), draw.randrange(9)) for _ in range(7)),
-                      draw.choice([0, 1, 4]), draw.randrange(5)) for _ in range(12)]
+    runs = [
+        sweep.Run(
+            draw.choice([1, 3, 5]),
+            frozenset((draw.randrange(2), draw.randrange(9)) for _ in range(7)),
+            draw.choice([0, 1, 4]),
+            draw.randrange(5),
+        )
+        for _ in range(12)
+    ]
     assert {each.rounds for each in runs} == {0, 1, 4}
     folder, made, taken = set(), 0, 0
     for each in runs:
@@ -39,6 +46,7 @@ def test_the_small_sweep_makes_what_is_counted(monkeypatch):
         entries.add(path)
         found.append(read(self, path))
         return found[-1]
+
     monkeypatch.setattr(CandidateCache, "_read", spy)
     with opened("tiny") as model:
         runs, seconds = sweep.small_sweep(model, "float32", "cpu", shared=True)
@@ -49,13 +57,30 @@ def test_the_small_sweep_makes_what_is_counted(monkeypatch):
 
 
 def test_a_counted_run_has_a_real_runs_images(host_run, tiny_ldm, tiny_dataset):
-    hparams = {"ldm": tiny_ldm, "generation_budget": 6, "generation_interval": 1, "denoising_steps": 2, "gallery": 0,
-               "ld_images": 2, "batch_size": 4, "candidates": 2}
+    hparams = {
+        "ldm": tiny_ldm,
+        "generation_budget": 6,
+        "generation_interval": 1,
+        "denoising_steps": 2,
+        "gallery": 0,
+        "ld_images": 2,
+        "batch_size": 4,
+        "candidates": 2,
+    }
     run = host_run("DomainFusion", 1, **hparams)
     run.update(5)
     dataset = run.algorithm._generate_dataset
-    args = {"dataset": "TinyDigits", "algorithm": "DomainFusion", "test_envs": [1], "holdout_fraction": 0.2,
-            "hparams_seed": 0, "trial_seed": 0, "seed": 0, "steps": 5, "hparams": json.dumps(hparams)}
+    args = {
+        "dataset": "TinyDigits",
+        "algorithm": "DomainFusion",
+        "test_envs": [1],
+        "holdout_fraction": 0.2,
+        "hparams_seed": 0,
+        "trial_seed": 0,
+        "seed": 0,
+        "steps": 5,
+        "hparams": json.dumps(hparams),
+    }
     counted = sweep._counted(args, [len(environment) for environment in run.dataset])
     keys = {(dataset.in_splits[split].environment, index) for split, index in dataset.keys}
     assert counted == sweep.Run(2, frozenset(keys), dataset.rounds, 5 * 2) and len(keys) == 6 and dataset.rounds == 2

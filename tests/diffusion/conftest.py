@@ -30,8 +30,9 @@ def images():
     """(3, 3, 32, 32) in [-1, 1], with structure: noise over a gradient."""
     generator = torch.Generator().manual_seed(0)
     ramp = torch.linspace(-1, 1, 32)[None, None, None]
-    return (ramp * torch.randn(3, 3, 1, 1, generator=generator) + 0.3 * torch.randn(
-        3, 3, 32, 32, generator=generator)).clamp(-1, 1)
+    return (
+        ramp * torch.randn(3, 3, 1, 1, generator=generator) + 0.3 * torch.randn(3, 3, 32, 32, generator=generator)
+    ).clamp(-1, 1)
 
 
 @pytest.fixture

@@ -19,9 +19,12 @@ from tests.tiny_ldm import make_tiny_stable_diffusion
 from .conftest import CLASS_NAMES
 
 SEEDS = [[1, 2], [3, 4], [5, 6]]
-SOLVERS = {"ddim": ("DDIMScheduler", {}), "pndm": ("PNDMScheduler", {}),
-           "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-           "folder": ("PNDMScheduler", {})}
+SOLVERS = {
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "folder": ("PNDMScheduler", {}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,44 +32,71 @@ def pipeline(folder):
     return diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
 
 
-def reference(pipeline, scheduler, image, prompt, seed, output_type, timestep_spacing="leading", guided=None,
-              **options):
+def reference(
+    pipeline, scheduler, image, prompt, seed, output_type, timestep_spacing="leading", guided=None, **options
+):
     name, extra = SOLVERS.get(scheduler, (scheduler, {}))
     solver = getattr(diffusers, name).from_config(pipeline.scheduler.config, timestep_spacing=timestep_spacing, **extra)
     # the pipeline's constructor mends scheduler settings (clipping, first timestep); a mere assignment does not
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(
-        **{**pipeline.components, "scheduler": solver}, requires_safety_checker=False)
+        **{**pipeline.components, "scheduler": solver}, requires_safety_checker=False
+    )
     pipeline.set_progress_bar_config(disable=True)
     if guided is not None:
-        options = {**options, "callback_on_step_end": without_guidance_after(guided),
-                   "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
-    return pipeline(prompt, image=(image[None] + 1) / 2, generator=torch.Generator().manual_seed(seed),
-                    output_type=output_type, **options).images[0], pipeline.num_timesteps
+        options = {
+            **options,
+            "callback_on_step_end": without_guidance_after(guided),
+            "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+        }
+    return pipeline(
+        prompt,
+        image=(image[None] + 1) / 2,
+        generator=torch.Generator().manual_seed(seed),
+        output_type=output_type,
+        **options,
+    ).images[0], pipeline.num_timesteps
 
 
 def without_guidance_after(step):
     """diffusers' own way to end guidance early: the pipeline asks this callback after each step."""
+
     def callback(pipeline, i, t, tensors):
         if i + 1 == step:
             pipeline._guidance_scale = 0.0
             return {"prompt_embeds": tensors["prompt_embeds"].chunk(2)[1]}
         return {}
+
     return callback
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*clip_sample:FutureWarning", "ignore::DeprecationWarning")
 
 
-@pytest.mark.parametrize("scheduler, steps, strength, guidance, spacing", [
-    ("ddim", 12, 0.8, 7.5, "leading"), ("pndm", 12, 0.8, 7.5, "leading"), ("dpmsolver++", 12, 0.8, 7.5, "leading"),
-    ("folder", 7, 0.5, 2.0, "leading"), ("ddim", 5, 1.0, 1.0, "leading"), ("dpmsolver++", 20, 0.3, 7.5, "leading"),
-    ("ddim", 12, 0.8, 7.5, "trailing"), ("pndm", 12, 0.8, 7.5, "trailing"), ("dpmsolver++", 8, 0.8, 7.5, "trailing")])
-def test_candidates_are_the_pipelines(ldm, prompts, pipeline, images, labels, scheduler, steps, strength, guidance,
-                                      spacing, record_property):
+@pytest.mark.parametrize(
+    "scheduler, steps, strength, guidance, spacing",
+    [
+        ("ddim", 12, 0.8, 7.5, "leading"),
+        ("pndm", 12, 0.8, 7.5, "leading"),
+        ("dpmsolver++", 12, 0.8, 7.5, "leading"),
+        ("folder", 7, 0.5, 2.0, "leading"),
+        ("ddim", 5, 1.0, 1.0, "leading"),
+        ("dpmsolver++", 20, 0.3, 7.5, "leading"),
+        ("ddim", 12, 0.8, 7.5, "trailing"),
+        ("pndm", 12, 0.8, 7.5, "trailing"),
+        ("dpmsolver++", 8, 0.8, 7.5, "trailing"),
+    ],
+)
+def test_candidates_are_the_pipelines(
+    ldm, prompts, pipeline, images, labels, scheduler, steps, strength, guidance, spacing, record_property
+):
     sampler = CandidateSampler(ldm, prompts, steps, strength, guidance, scheduler, timestep_spacing=spacing)
     ours = sampler.sample(images, labels, SEEDS)
-    options = {"num_inference_steps": steps, "strength": strength, "guidance_scale": guidance,
-               "timestep_spacing": spacing}
+    options = {
+        "num_inference_steps": steps,
+        "strength": strength,
+        "guidance_scale": guidance,
+        "timestep_spacing": spacing,
+    }
     worst = {"latent": 0.0, "pt": 0.0}
     for i, row in enumerate(SEEDS):
         for j, seed in enumerate(row):
@@ -93,8 +123,9 @@ def test_any_scheduler_the_folder_names(folder, tmp_path, pipeline, images, labe
     ldm = LatentDiffusion.load(str(with_scheduler(shutil.copytree(folder, tmp_path / "ldm"), name)), device="cpu")
     sampler = CandidateSampler(ldm, Prompts(ldm, CLASS_NAMES), 12, scheduler="folder")
     ours = sampler.sample(images, labels, SEEDS).latents
-    theirs, evaluations = reference(pipeline, name, images[1], "a photo of a dog", 4, "latent",
-                                    num_inference_steps=12, strength=0.8)
+    theirs, evaluations = reference(
+        pipeline, name, images[1], "a photo of a dog", 4, "latent", num_inference_steps=12, strength=0.8
+    )
     assert sampler.evaluations == evaluations
     assert (ours[1, 1] - theirs).abs().max() < 5e-5
 
@@ -106,19 +137,30 @@ def test_a_latent_consistency_model(tmp_path, images, labels, monkeypatch):
     ldm = LatentDiffusion.load(str(with_scheduler(folder, "LCMScheduler")), device="cpu")
     sampler = CandidateSampler(ldm, Prompts(ldm, CLASS_NAMES), 4, scheduler="lcm", guidance_scale=8.5)
     rows, predict_noise = [], ldm.predict_noise
-    monkeypatch.setattr(ldm, "predict_noise", lambda latents, *rest: rows.append(len(latents)) or predict_noise(
-        latents, *rest))
+    monkeypatch.setattr(
+        ldm, "predict_noise", lambda latents, *rest: rows.append(len(latents)) or predict_noise(latents, *rest)
+    )
     ours = sampler.sample(images, labels, SEEDS).latents
-    theirs, _ = reference(pipeline, "LCMScheduler", images[1], "a photo of a dog", 4, "latent",
-                          num_inference_steps=4, strength=0.8, guidance_scale=8.5)
+    theirs, _ = reference(
+        pipeline,
+        "LCMScheduler",
+        images[1],
+        "a photo of a dog",
+        4,
+        "latent",
+        num_inference_steps=4,
+        strength=0.8,
+        guidance_scale=8.5,
+    )
     assert (ours[1, 1] - theirs).abs().max() < 2e-5 and rows == [6, 6, 6]
     sampler.guidance_scale = 2.0
     assert (sampler.sample(images, labels, SEEDS).latents - ours).abs().max() > 1e-3
 
 
 def test_more_steps_than_the_scheduler_has(folder, tmp_path):
-    ldm = LatentDiffusion.load(str(with_scheduler(shutil.copytree(folder, tmp_path / "ldm"), "LCMScheduler")),
-                               device="cpu")
+    ldm = LatentDiffusion.load(
+        str(with_scheduler(shutil.copytree(folder, tmp_path / "ldm"), "LCMScheduler")), device="cpu"
+    )
     with pytest.raises(InputError, match=r"The scheduler lcm cannot run 60 denoising steps \(.*\): use fewer."):
         CandidateSampler(ldm, Prompts(ldm, CLASS_NAMES), 60, scheduler="lcm")
 
@@ -127,7 +169,8 @@ def test_evaluations_are_the_ones_the_pipeline_runs(ldm, prompts, pipeline, imag
     for scheduler, steps in (("pndm", 50), ("ddim", 12)):
         sampler = CandidateSampler(ldm, prompts, steps, scheduler=scheduler)
         _, evaluations = reference(
-            pipeline, scheduler, images[0], "a dog", 0, "latent", num_inference_steps=steps, strength=0.8)
+            pipeline, scheduler, images[0], "a dog", 0, "latent", num_inference_steps=steps, strength=0.8
+        )
         assert sampler.evaluations == evaluations
     assert CandidateSampler(ldm, prompts, 50, scheduler="pndm").evaluations == 41
 
@@ -138,8 +181,18 @@ def test_guidance_in_a_part_of_the_steps(ldm, prompts, pipeline, images, labels,
     sampler = CandidateSampler(ldm, prompts, 12, scheduler=scheduler, guidance_interval=interval)
     ours = sampler.sample(images, labels, SEEDS).latents
     assert (sampler.guided, sampler.evaluations) == (guided, 10 if scheduler == "pndm" else 9)
-    theirs, _ = reference(pipeline, scheduler, images[1], "a photo of a dog", 4, "latent", guided=guided,
-                          num_inference_steps=12, strength=0.8, guidance_scale=7.5)
+    theirs, _ = reference(
+        pipeline,
+        scheduler,
+        images[1],
+        "a photo of a dog",
+        4,
+        "latent",
+        guided=guided,
+        num_inference_steps=12,
+        strength=0.8,
+        guidance_scale=7.5,
+    )
     assert (ours[1, 1] - theirs).abs().max() < 2e-5
     always = CandidateSampler(ldm, prompts, 12, scheduler=scheduler).sample(images, labels, SEEDS).latents
     assert (ours - always).abs().max() > 1e-3
@@ -148,14 +201,16 @@ def test_guidance_in_a_part_of_the_steps(ldm, prompts, pipeline, images, labels,
 def test_the_ends_of_the_guidance_interval(ldm, prompts, images, labels):
     def latents(**options):
         return CandidateSampler(ldm, prompts, 6, **options).sample(images, labels, SEEDS).latents
+
     assert torch.equal(latents(guidance_interval=0.0), latents(guidance_scale=1.0))
     assert torch.equal(latents(guidance_interval=1.0), latents())
 
 
 def test_a_step_without_guidance_runs_half_the_rows(ldm, prompts, images, labels, monkeypatch):
     rows, predict_noise = [], ldm.predict_noise
-    monkeypatch.setattr(ldm, "predict_noise", lambda latents, *rest: rows.append(len(latents)) or predict_noise(
-        latents, *rest))
+    monkeypatch.setattr(
+        ldm, "predict_noise", lambda latents, *rest: rows.append(len(latents)) or predict_noise(latents, *rest)
+    )
     CandidateSampler(ldm, prompts, 5, guidance_interval=0.5).sample(images, labels, SEEDS)
     assert rows == [12, 12, 6, 6]
 
@@ -188,8 +243,10 @@ def test_images_are_in_range_and_of_the_size_given(ldm, prompts, labels):
 def test_no_step_to_run_is_an_error(ldm, prompts, steps, strength):
     with pytest.raises(InputError) as error:
         CandidateSampler(ldm, prompts, steps, strength)
-    assert str(error.value) == (f"{steps} denoising steps at strength {strength} leave no step to run: strength must "
-                                "lie in (0, 1] and steps x strength must be at least 1.")
+    assert str(error.value) == (
+        f"{steps} denoising steps at strength {strength} leave no step to run: strength must "
+        "lie in (0, 1] and steps x strength must be at least 1."
+    )
 
 
 def test_images_that_are_not_finite_are_an_error(ldm, prompts, images, labels):
@@ -240,5 +297,6 @@ def test_what_a_cuda_graph_overwrites_is_kept(ldm, prompts, images, labels, monk
 def test_cuda_graphs_need_a_gpu(ldm):
     with pytest.raises(InputError) as error:
         ldm.compile(cuda_graphs=True)
-    assert str(error.value) == ('The hparam ldm_compile is "cuda_graphs", but the diffusion model runs on the CPU: set '
-                                "it to true or false.")
+    assert str(error.value) == (
+        'The hparam ldm_compile is "cuda_graphs", but the diffusion model runs on the CPU: set it to true or false.'
+    )

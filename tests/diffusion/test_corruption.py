@@ -1,5 +1,6 @@
 """What every corruption must do at both ends, its gradient by finite differences, and each one by its meaning."""
 
+import itertools
 import math
 
 import pytest
@@ -26,9 +27,11 @@ def test_full_confidence_leaves_the_image(images, kind):
 
 @pytest.mark.parametrize("kind", CHANGING)
 def test_less_confidence_corrupts_more(images, kind):
-    distances = [(corrupted(images, torch.full((3,), p), kind) - images).square().mean((1, 2, 3))
-                 for p in (1.0, 0.9, 0.6, 0.3, 0.0)]
-    for nearer, farther in zip(distances, distances[1:]):
+    distances = [
+        (corrupted(images, torch.full((3,), p), kind) - images).square().mean((1, 2, 3))
+        for p in (1.0, 0.9, 0.6, 0.3, 0.0)
+    ]
+    for nearer, farther in itertools.pairwise(distances):
         assert (farther > nearer).all()
 
 
@@ -41,7 +44,7 @@ def test_gradient_is_that_of_finite_differences(images, kind):
     def projection(confidence):
         return (corrupted(images, confidence, kind) * direction).sum((1, 2, 3))
 
-    gradient, = torch.autograd.grad(projection(p).sum(), p)
+    (gradient,) = torch.autograd.grad(projection(p).sum(), p)
     with torch.no_grad():
         difference = (projection(p + 1e-7) - projection(p - 1e-7)) / 2e-7
     assert gradient.abs().min() > 1e-3
@@ -77,7 +80,7 @@ def test_half_a_blur_has_half_the_sigma():
     """An impulse becomes exp(−k²/2σ²), normalised, in both directions."""
     impulse = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
     impulse[:, :, 16, 16] = 1
-    weights = [math.exp(-(k - 16) ** 2 / 2) if abs(k - 16) <= 6 else 0 for k in range(32)]  # σ = 0.5 · 32 / 16 = 1
+    weights = [math.exp(-((k - 16) ** 2) / 2) if abs(k - 16) <= 6 else 0 for k in range(32)]  # σ = 0.5 · 32 / 16 = 1
     weights = torch.tensor(weights, dtype=torch.float64) / sum(weights)
     blurred = corrupted(impulse, torch.tensor([0.5], dtype=torch.float64), "blur")
     assert torch.allclose(blurred[0, 0], torch.outer(weights, weights), atol=1e-5)

@@ -29,7 +29,8 @@ class Algorithm2:
         self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float64).eval()
         self.vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float64).eval()
         tokens = CLIPTokenizer.from_pretrained(folder / "tokenizer")(
-            [f"a photo of a {name}" for name in CLASS_NAMES], padding="max_length", return_tensors="pt").input_ids
+            [f"a photo of a {name}" for name in CLASS_NAMES], padding="max_length", return_tensors="pt"
+        ).input_ids
         self.text = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()(tokens)[0].detach().double()
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         self.alphas_cumprod = (1 - betas).cumprod(0)
@@ -42,8 +43,10 @@ class Algorithm2:
     def draws(self, seed, count):
         generator = torch.Generator().manual_seed(seed)
         for _ in range(count):
-            yield (torch.randint(1000, (), generator=generator),
-                   torch.randn(4, 8, 8, generator=generator).double()[None])
+            yield (
+                torch.randint(1000, (), generator=generator),
+                torch.randn(4, 8, 8, generator=generator).double()[None],
+            )
 
     def weight(self, t, weighting):
         alpha = self.alphas_cumprod[t]
@@ -56,8 +59,10 @@ class Algorithm2:
 
     def value(self, x, y, p, seed, draws, weighting, corruption):
         z = self.latent(x, p, corruption, seed)
-        losses = [self.weight(t, weighting) * (self.residual(z, t, noise, y) ** 2).mean()
-                  for t, noise in self.draws(seed, draws)]
+        losses = [
+            self.weight(t, weighting) * (self.residual(z, t, noise, y) ** 2).mean()
+            for t, noise in self.draws(seed, draws)
+        ]
         return sum(losses) / draws
 
     def sds(self, x, y, p, seed, draws, weighting, corruption):
@@ -89,8 +94,9 @@ def compute_reference(algorithm2, images, labels, gradient, *options):
         p.requires_grad_()
         value = algorithm2.value(x, y, p, seed, *options)
         values.append(value.detach())
-        slopes.append(torch.autograd.grad(value, p)[0] if gradient == "full"
-                      else algorithm2.sds(x, y, p.detach(), seed, *options))
+        slopes.append(
+            torch.autograd.grad(value, p)[0] if gradient == "full" else algorithm2.sds(x, y, p.detach(), seed, *options)
+        )
     return torch.stack(values), torch.stack(slopes)
 
 
@@ -100,11 +106,19 @@ def relative(ours, theirs):
 
 @pytest.mark.parametrize("gradient_mode", ["forward", "reverse"])
 @pytest.mark.parametrize("gradient", ["full", "sds"])
-@pytest.mark.parametrize("draws, weighting, corruption", [
-    (1, "uniform", "contrast"), (3, "one_minus_alpha_bar", "contrast"), (2, "snr", "blur"), (2, "uniform", "pepper"),
-    (1, "uniform", "mask")])
-def test_value_and_gradient_are_algorithm_2s(ldm, prompts, algorithm2, images, labels, gradient_mode, gradient,
-                                             draws, weighting, corruption):
+@pytest.mark.parametrize(
+    "draws, weighting, corruption",
+    [
+        (1, "uniform", "contrast"),
+        (3, "one_minus_alpha_bar", "contrast"),
+        (2, "snr", "blur"),
+        (2, "uniform", "pepper"),
+        (1, "uniform", "mask"),
+    ],
+)
+def test_value_and_gradient_are_algorithm_2s(
+    ldm, prompts, algorithm2, images, labels, gradient_mode, gradient, draws, weighting, corruption
+):
     values, slopes = reference(algorithm2, images, labels, gradient, draws, weighting, corruption)
     ours = LatentDistillation(ldm, prompts, draws, weighting, gradient, corruption, gradient_mode=gradient_mode)
     value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
@@ -152,11 +166,13 @@ def test_results_do_not_depend_on_the_batch(ldm, prompts, images, labels):
     value, slope = LatentDistillation(ldm, prompts, **options).coefficients(images, labels, CONFIDENCE, SEEDS)
     for micro_batch in (1, 2):
         parts = LatentDistillation(ldm, prompts, **options, micro_batch=micro_batch).coefficients(
-            images, labels, CONFIDENCE, SEEDS)
+            images, labels, CONFIDENCE, SEEDS
+        )
         assert torch.allclose(parts[0], value, rtol=1e-5) and torch.allclose(parts[1], slope, rtol=1e-3, atol=1e-6)
     order = torch.tensor([2, 0, 1])
     mixed = LatentDistillation(ldm, prompts, **options).coefficients(
-        images[order], labels[order], CONFIDENCE[order], [SEEDS[i] for i in order])
+        images[order], labels[order], CONFIDENCE[order], [SEEDS[i] for i in order]
+    )
     assert torch.allclose(mixed[0], value[order], rtol=1e-5)
 
 
@@ -198,8 +214,10 @@ def without_silu(monkeypatch):
 def test_an_operation_without_a_rule_is_named_with_the_remedy(ldm, prompts, images, labels, without_silu):
     with pytest.raises(InputError) as error:
         LatentDistillation(ldm, prompts, gradient_mode="forward").coefficients(images, labels, CONFIDENCE, SEEDS)
-    assert str(error.value) == ("Forward-mode differentiation has no rule for silu: use the reverse gradient mode, or "
-                                "add a rule to diffusion/forward_mode.py.")
+    assert str(error.value) == (
+        "Forward-mode differentiation has no rule for silu: use the reverse gradient mode, or "
+        "add a rule to diffusion/forward_mode.py."
+    )
 
 
 def test_auto_goes_on_in_reverse_and_says_so_once(ldm, prompts, images, labels, without_silu):
@@ -215,7 +233,7 @@ def test_auto_goes_on_in_reverse_and_says_so_once(ldm, prompts, images, labels, 
 
 @pytest.fixture
 def timed_device(monkeypatch):
-    """Let "auto" take the CPU for a GPU, and a stopwatch with what the modes are to take: first forward, then reverse."""
+    """Let "auto" take the CPU for a GPU, and a stopwatch that says what the modes take, forward first."""
     seconds = []
 
     class Stopwatch:

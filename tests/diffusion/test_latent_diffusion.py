@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from domainbed_domainfusion.diffusion.layout import check_source
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
+from domainbed_domainfusion.diffusion.source import resolve_source
 from domainbed_domainfusion.errors import InputError
 from tests.tiny_ldm import make_tiny_stable_diffusion
 
@@ -34,7 +34,7 @@ def edit(path, **changes):
 
 def sentence_of(source):
     with pytest.raises(InputError) as error:
-        check_source(str(source))
+        resolve_source(str(source))
     sentence = str(error.value)
     assert "\n" not in sentence
     with pytest.raises(InputError):
@@ -42,9 +42,18 @@ def sentence_of(source):
     return sentence
 
 
-@pytest.mark.parametrize("missing", [
-    "model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "scheduler/scheduler_config.json",
+    ],
+)
 def test_an_incomplete_folder_names_what_is_missing(broken, missing):
     (broken / missing).unlink()
     assert sentence_of(broken) == f"The latent diffusion model in {broken} is incomplete, {missing} is missing: {FETCH}"
@@ -56,28 +65,44 @@ def test_a_tokenizer_without_vocabulary(broken):
     assert "is incomplete, tokenizer/vocab.json is missing" in sentence_of(broken)
 
 
-@pytest.mark.parametrize("file, changes, reason", [
-    ("model_index.json", {"text_encoder_2": ["transformers", "X"]}, "it has a text_encoder_2 (SDXL)"),
-    ("model_index.json", {"transformer": ["diffusers", "X"]}, "it has a transformer (a transformer, not a U-Net)"),
-    ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "it predicts v_prediction, not epsilon"),
-    ("unet/config.json", {"cross_attention_dim": 768},
-     "its U-Net attends to 768-dimensional text but the text encoder gives 16"),
-    ("unet/config.json", {"in_channels": 9},
-     "its U-Net maps 9 to 4 channels where the VAE has 4 (an inpainting or depth model?)"),
-    ("unet/config.json", {"addition_embed_type": "text_time"}, "its U-Net takes more conditions than the text"),
-    ("unet/config.json", {"_class_name": "UNet3DConditionModel"}, "its U-Net is a UNet3DConditionModel"),
-    ("vae/config.json", {"_class_name": "VQModel"}, "its VAE is a VQModel, not an AutoencoderKL")])
+@pytest.mark.parametrize(
+    "file, changes, reason",
+    [
+        ("model_index.json", {"text_encoder_2": ["transformers", "X"]}, "it has a text_encoder_2 (SDXL)"),
+        ("model_index.json", {"transformer": ["diffusers", "X"]}, "it has a transformer (a transformer, not a U-Net)"),
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": "v_prediction"},
+            "it predicts v_prediction, not epsilon",
+        ),
+        (
+            "unet/config.json",
+            {"cross_attention_dim": 768},
+            "its U-Net attends to 768-dimensional text but the text encoder gives 16",
+        ),
+        (
+            "unet/config.json",
+            {"in_channels": 9},
+            "its U-Net maps 9 to 4 channels where the VAE has 4 (an inpainting or depth model?)",
+        ),
+        ("unet/config.json", {"addition_embed_type": "text_time"}, "its U-Net takes more conditions than the text"),
+        ("unet/config.json", {"_class_name": "UNet3DConditionModel"}, "its U-Net is a UNet3DConditionModel"),
+        ("vae/config.json", {"_class_name": "VQModel"}, "its VAE is a VQModel, not an AutoencoderKL"),
+    ],
+)
 def test_another_layout_is_refused_with_the_reason(broken, file, changes, reason):
     edit(broken / file, **changes)
     assert sentence_of(broken) == (
-        f"The model in {broken} does not have the Stable Diffusion 1.x layout: {reason}; {CURE}")
+        f"The model in {broken} does not have the Stable Diffusion 1.x layout: {reason}; {CURE}"
+    )
 
 
 def test_pickled_weights_are_never_read(broken):
     (broken / "unet" / "diffusion_pytorch_model.safetensors").rename(broken / "unet" / "diffusion_pytorch_model.bin")
     assert sentence_of(broken) == (
         f"{broken}/unet has only pickled weights (diffusion_pytorch_model.bin), which are never read: save the model "
-        "again as safetensors (save_pretrained with safe_serialization=True).")
+        "again as safetensors (save_pretrained with safe_serialization=True)."
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"])
@@ -101,15 +126,18 @@ def test_a_config_that_is_no_json(broken):
 def test_a_folder_that_does_not_exist(tmp_path):
     assert sentence_of(tmp_path / "nothing") == (
         f"The latent diffusion model {tmp_path}/nothing does not exist: give an existing Stable Diffusion 1.x folder "
-        "in diffusers' layout, a .safetensors checkpoint, or a hub id such as CompVis/stable-diffusion-v1-4.")
+        "in diffusers' layout, a .safetensors checkpoint, or a hub id such as CompVis/stable-diffusion-v1-4."
+    )
 
 
 def test_a_hub_id_without_a_network(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     sentence = sentence_of("somebody/some-model")
-    assert sentence.startswith("The latent diffusion model somebody/some-model is neither a folder here nor in the "
-                               "hub's cache and could not be downloaded (")
+    assert sentence.startswith(
+        "The latent diffusion model somebody/some-model is neither a folder here nor in the "
+        "hub's cache and could not be downloaded ("
+    )
     assert sentence.endswith("): run once with a network and without HF_HUB_OFFLINE, or give a local folder.")
 
 
@@ -120,11 +148,13 @@ def test_a_hub_id_in_the_cache_needs_no_network(monkeypatch, folder, tmp_path):
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("0" * 40)
     from huggingface_hub import snapshot_download
-    monkeypatch.setattr(huggingface_hub, "snapshot_download",
-                        lambda *a, **options: snapshot_download(*a, **options, cache_dir=tmp_path))
-    assert check_source("somebody/some-model") == snapshot.resolve()
+
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *a, **options: snapshot_download(*a, **options, cache_dir=tmp_path)
+    )
+    assert resolve_source("somebody/some-model") == snapshot.resolve()
     with pytest.raises(InputError, match="could not be downloaded"):
-        check_source("somebody/some-model", revision="other")
+        resolve_source("somebody/some-model", revision="other")
 
 
 def test_an_unknown_dtype(folder):
@@ -140,22 +170,25 @@ def test_an_unknown_scheduler(ldm):
 
 
 def test_lcm_needs_a_latent_consistency_model(folder, ldm):
-    for refused in (lambda: ldm.scheduler("lcm"), lambda: check_source(str(folder), scheduler="lcm")):
+    for refused in (lambda: ldm.scheduler("lcm"), lambda: resolve_source(str(folder), scheduler="lcm")):
         with pytest.raises(InputError) as error:
             refused()
         assert str(error.value) == (
             f"The scheduler lcm needs a latent consistency model, but the model in {folder} has a PNDMScheduler: use "
-            "ddim, pndm or dpmsolver++, or a model with an LCMScheduler, such as SimianLuo/LCM_Dreamshaper_v7.")
+            "ddim, pndm or dpmsolver++, or a model with an LCMScheduler, such as SimianLuo/LCM_Dreamshaper_v7."
+        )
 
 
 @pytest.mark.parametrize("size, sizes", [(33, "32 or 36"), (6, "8"), (8, None), (32, None), (36, None)])
 def test_image_sizes(ldm, size, sizes):
     if sizes is None:
-        return ldm.check_image_size(size)
+        ldm.check_image_size(size)
+        return
     with pytest.raises(InputError) as error:
         ldm.check_image_size(size)
-    assert str(error.value) == (f"An image size of {size} does not fit {ldm.source}, which needs a multiple of 4 "
-                                f"pixels from 8 on: use {sizes}.")
+    assert str(error.value) == (
+        f"An image size of {size} does not fit {ldm.source}, which needs a multiple of 4 pixels from 8 on: use {sizes}."
+    )
 
 
 @pytest.mark.parametrize("size", [64, 72, 224])
@@ -209,8 +242,9 @@ def test_the_memory_format_changes_nothing_but_speed(folder, images):
     weight = ldm._unet.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     latents, layouts = ldm.encode(images), []
-    hook = ldm._unet.mid_block.register_forward_hook(lambda *parts: layouts.append(
-        parts[-1].is_contiguous(memory_format=torch.channels_last)))
+    hook = ldm._unet.mid_block.register_forward_hook(
+        lambda *parts: layouts.append(parts[-1].is_contiguous(memory_format=torch.channels_last))
+    )
     embeddings, times = torch.zeros(3, 77, 16), torch.tensor([1, 2, 3])
     noise = ldm.predict_noise(latents, times, embeddings)
     hook.remove()
@@ -230,13 +264,14 @@ def test_latents_and_noise_are_differentiable(ldm, prompts, images):
     images.requires_grad_()
     latents = ldm.encode(images)
     noise = ldm.predict_noise(latents, torch.tensor([1, 2, 3]), prompts.conditional)
-    gradient, = torch.autograd.grad(noise.square().sum(), images)
+    (gradient,) = torch.autograd.grad(noise.square().sum(), images)
     assert gradient.abs().sum() > 0
 
 
 def test_embeddings_are_the_pipelines(folder, ldm):
     tokens = CLIPTokenizer.from_pretrained(folder / "tokenizer")(
-        ["a dog", ""], padding="max_length", max_length=77, return_tensors="pt").input_ids
+        ["a dog", ""], padding="max_length", max_length=77, return_tensors="pt"
+    ).input_ids
     expected = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()(tokens)[0]
     assert torch.equal(ldm.embed(["a dog", ""]), expected)
 
@@ -260,15 +295,16 @@ def test_the_text_encoder_can_be_dropped(ldm):
 def test_a_template_needs_one_place_for_the_name(ldm, template):
     with pytest.raises(InputError) as error:
         Prompts(ldm, ["dog"], template)
-    assert str(error.value) == (
-        f"The prompt template {template!r} must contain {{}} once, where the class name goes.")
+    assert str(error.value) == (f"The prompt template {template!r} must contain {{}} once, where the class name goes.")
 
 
 def test_a_prompt_too_long_is_not_cut(ldm):
     with pytest.raises(InputError) as error:
         ldm.embed(["dog " * 40])
-    assert str(error.value) == (f"The prompt {'dog ' * 40!r} has 122 tokens but the text encoder of {ldm.source} "
-                                "reads 77: shorten the template or the class name.")
+    assert str(error.value) == (
+        f"The prompt {'dog ' * 40!r} has 122 tokens but the text encoder of {ldm.source} "
+        "reads 77: shorten the template or the class name."
+    )
 
 
 def test_classes_the_tokenizer_cannot_tell_apart(broken):
@@ -281,12 +317,15 @@ def test_classes_the_tokenizer_cannot_tell_apart(broken):
         Prompts(ldm, ["cat", "act"])
     assert str(error.value) == (
         f"The tokenizer of {broken} does not know the words that tell 'a photo of a act' from 'a photo of a cat': use "
-        "other class names, another prompt template or another LDM.")
+        "other class names, another prompt template or another LDM."
+    )
 
 
 def test_register_and_the_layout_check_do_not_import_diffusers():
-    code = ("import sys, domainbed_domainfusion.register, domainbed_domainfusion.diffusion.layout; "
-            "sys.exit('diffusers' in sys.modules or 'transformers' in sys.modules)")
+    code = (
+        "import sys, domainbed_domainfusion.register, domainbed_domainfusion.diffusion.layout; "
+        "sys.exit('diffusers' in sys.modules or 'transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

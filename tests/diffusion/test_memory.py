@@ -34,9 +34,17 @@ def with_a_tape():
     return y.sum().detach()
 
 
-@pytest.mark.parametrize("run, kilobytes", [
-    (chain, 3), (in_place, 1), (lambda: KB.view(16, 16).t(), 0), (lambda: [KB + 1 for _ in range(5)], 5),
-    (lambda: [(KB + 1).sum() for _ in range(5)], 1), (with_a_tape, 4)])
+@pytest.mark.parametrize(
+    "run, kilobytes",
+    [
+        (chain, 3),
+        (in_place, 1),
+        (lambda: KB.view(16, 16).t(), 0),
+        (lambda: [KB + 1 for _ in range(5)], 5),
+        (lambda: [(KB + 1).sum() for _ in range(5)], 1),
+        (with_a_tape, 4),
+    ],
+)
 def test_the_peak_of_known_tensors(run, kilobytes):
     assert abs(memory.peak(run, CPU) - kilobytes * 1024) < 100  # a sum's result has a few bytes
 
@@ -64,7 +72,8 @@ def test_as_many_as_fit(monkeypatch):
 def test_ld_finds_its_micro_batch_once(ldm, prompts, images, labels, monkeypatch, gradient_mode):
     confidence, seeds = torch.tensor([0.3, 0.75, 0.99]), [11, 12, 13]
     expected = LatentDistillation(ldm, prompts, micro_batch=3, gradient_mode=gradient_mode).coefficients(
-        images, labels, confidence, seeds)
+        images, labels, confidence, seeds
+    )
     ours = LatentDistillation(ldm, prompts, gradient_mode=gradient_mode)
     one = memory.peak(lambda: ours.coefficients(images[:1], labels[:1], confidence[:1], seeds[:1]), CPU)
     three = memory.peak(lambda: ours.coefficients(images, labels, confidence, seeds), CPU)

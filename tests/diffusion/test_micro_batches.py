@@ -6,14 +6,18 @@ import torch
 from domainbed_domainfusion.diffusion.micro_batches import in_micro_batches
 from domainbed_domainfusion.errors import InputError
 
-CPU_MESSAGE = ("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
-               "allocate 1099511627776 bytes. Error code 12 (Cannot allocate memory)")
+CPU_MESSAGE = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 1099511627776 bytes. Error code 12 (Cannot allocate memory)"
+)
 OUT_OF_MEMORY = [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError(CPU_MESSAGE)]
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
-@pytest.mark.parametrize("count, limit, fits, expected", [
-    (10, None, 10, None), (10, 4, 10, 4), (10, None, 3, 2), (10, 8, 4, 4), (3, None, 1, 1), (7, None, 3, 3)])
+@pytest.mark.parametrize(
+    "count, limit, fits, expected",
+    [(10, None, 10, None), (10, 4, 10, 4), (10, None, 3, 2), (10, 8, 4, 4), (3, None, 1, 1), (7, None, 3, 3)],
+)
 def test_every_item_once_in_order(error, count, limit, fits, expected):
     items, sizes = list(range(count)), []
 
@@ -24,7 +28,7 @@ def test_every_item_once_in_order(error, count, limit, fits, expected):
         return items[part]
 
     parts, found = in_micro_batches(run, count, limit)
-    assert sum(parts, []) == items and found == expected
+    assert [item for part in parts for item in part] == items and found == expected
     assert max(len(part) for part in parts) <= min(fits, limit or count)
 
 
@@ -42,8 +46,10 @@ def test_when_not_even_one_fits():
 
     with pytest.raises(InputError) as error:
         in_micro_batches(run, 4)
-    assert str(error.value) == ("The LDM does not fit into memory even for one image at a time: use a smaller image "
-                                "size, a half-precision dtype or a machine with more memory.")
+    assert str(error.value) == (
+        "The LDM does not fit into memory even for one image at a time: use a smaller image "
+        "size, a half-precision dtype or a machine with more memory."
+    )
 
 
 def test_other_errors_pass():

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from domainbed_domainfusion.diffusion import single_file
-from domainbed_domainfusion.diffusion.layout import check_source
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
+from domainbed_domainfusion.diffusion.source import resolve_source
 from domainbed_domainfusion.errors import InputError
 from tests.original_layout import write_original_checkpoint
 
@@ -32,7 +32,7 @@ def tiny_configs(folder, monkeypatch):
 
 def sentence_of(path):
     with pytest.raises(InputError) as error:
-        check_source(str(path))
+        resolve_source(str(path))
     return str(error.value)
 
 
@@ -63,8 +63,10 @@ def test_the_architecture_is_stable_diffusion_1s():
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
-        networks = [kind.from_config(kind.load_config(single_file.CONFIGS / part))
-                    for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))]
+        networks = [
+            kind.from_config(kind.load_config(single_file.CONFIGS / part))
+            for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
+        ]
         networks.append(CLIPTextModel(CLIPTextConfig.from_pretrained(single_file.CONFIGS / "text_encoder")))
     assert [sum(p.numel() for p in network.parameters()) for network in networks] == [859520964, 83653863, 123060480]
     alphas = DDIMScheduler.from_pretrained(single_file.CONFIGS / "scheduler").alphas_cumprod
@@ -72,19 +74,27 @@ def test_the_architecture_is_stable_diffusion_1s():
     assert torch.allclose(alphas, (1 - betas).cumprod(0))
 
 
-@pytest.mark.parametrize("added, named", [
-    ({"conditioner.embedders.0.x": (2,)}, "an SDXL model"),
-    ({"cond_stage_model.model.token_embedding.weight": (2, 2)}, "a Stable Diffusion 2 model"),
-    ({"control_model.time_embed.0.weight": (2, 2)}, "a ControlNet"),
-    ({f"{UNET}input_blocks.0.0.weight": (320, 9, 3, 3)}, "an inpainting model"),
-    ({f"{UNET}input_blocks.0.0.weight": (320, 5, 3, 3)}, "a depth model"),
-    ({f"{UNET}input_blocks.0.0.weight": (320, 6, 3, 3)}, "a model of 6 input channels"),
-    ({f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)},
-     "a model that attends to 1024-dimensional text (Stable Diffusion 2 or SDXL)")])
+@pytest.mark.parametrize(
+    "added, named",
+    [
+        ({"conditioner.embedders.0.x": (2,)}, "an SDXL model"),
+        ({"cond_stage_model.model.token_embedding.weight": (2, 2)}, "a Stable Diffusion 2 model"),
+        ({"control_model.time_embed.0.weight": (2, 2)}, "a ControlNet"),
+        ({f"{UNET}input_blocks.0.0.weight": (320, 9, 3, 3)}, "an inpainting model"),
+        ({f"{UNET}input_blocks.0.0.weight": (320, 5, 3, 3)}, "a depth model"),
+        ({f"{UNET}input_blocks.0.0.weight": (320, 6, 3, 3)}, "a model of 6 input channels"),
+        (
+            {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)},
+            "a model that attends to 1024-dimensional text (Stable Diffusion 2 or SDXL)",
+        ),
+    ],
+)
 def test_another_model_is_refused_by_name(checkpoint, tiny_configs, tmp_path, added, named):
     path = changed(checkpoint, tmp_path, **{name: torch.zeros(shape) for name, shape in added.items()})
-    assert sentence_of(path) == (f"{path} is not a Stable Diffusion 1.x checkpoint but {named}: use one that is, such "
-                                 "as CompVis/stable-diffusion-v1-4.")
+    assert sentence_of(path) == (
+        f"{path} is not a Stable Diffusion 1.x checkpoint but {named}: use one that is, such "
+        "as CompVis/stable-diffusion-v1-4."
+    )
 
 
 @pytest.mark.parametrize("missing", [UNET, "first_stage_model.", "cond_stage_model.transformer."])
@@ -92,7 +102,8 @@ def test_a_part_that_is_missing(checkpoint, tiny_configs, tmp_path, missing):
     path = changed(checkpoint, tmp_path, remove=[missing])
     assert sentence_of(path) == (
         f"{path} is no whole Stable Diffusion 1.x checkpoint, it has no {missing}*: use one with U-Net, VAE and text "
-        "encoder, or give the folder of a model in diffusers' layout.")
+        "encoder, or give the folder of a model in diffusers' layout."
+    )
 
 
 def test_a_weight_that_is_missing_is_not_left_at_random(checkpoint, tiny_configs, tmp_path):
@@ -101,8 +112,10 @@ def test_a_weight_that_is_missing_is_not_left_at_random(checkpoint, tiny_configs
     total = sum(name.startswith(UNET) for name in load_file(checkpoint))
     with pytest.raises(InputError) as error:
         LatentDiffusion.load(str(path), device="cpu")
-    assert str(error.value) == (f"{path} is no whole Stable Diffusion 1.x checkpoint: its {UNET}* are {total - 1} "
-                                f"tensors of {total}; fetch another one.")
+    assert str(error.value) == (
+        f"{path} is no whole Stable Diffusion 1.x checkpoint: its {UNET}* are {total - 1} "
+        f"tensors of {total}; fetch another one."
+    )
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt"])
@@ -110,13 +123,15 @@ def test_a_pickle_is_never_read(tmp_path, name):
     (tmp_path / name).write_bytes(b"pickle")
     assert sentence_of(tmp_path / name) == (
         f"{tmp_path}/{name} is not a .safetensors file, and pickled checkpoints are never read: give one in "
-        "safetensors, or a folder in diffusers' layout.")
+        "safetensors, or a folder in diffusers' layout."
+    )
 
 
 def test_a_download_that_broke_off(checkpoint, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(checkpoint.read_bytes()[:-1])
     assert sentence_of(tmp_path / "model.safetensors") == (
-        f"{tmp_path}/model.safetensors is damaged or only partly downloaded: delete it and fetch it again.")
+        f"{tmp_path}/model.safetensors is damaged or only partly downloaded: delete it and fetch it again."
+    )
 
 
 def test_without_a_tokenizer_and_without_a_network(checkpoint, tiny_configs, tmp_path, monkeypatch):
@@ -124,7 +139,8 @@ def test_without_a_tokenizer_and_without_a_network(checkpoint, tiny_configs, tmp
     path = changed(checkpoint, tmp_path)
     assert sentence_of(path) == (
         f"{path} has no tokenizer folder beside it and openai/clip-vit-large-patch14 could not be had from the hub: "
-        "put its vocab.json and merges.txt into one, or run once with a network.")
+        "put its vocab.json and merges.txt into one, or run once with a network."
+    )
 
 
 def test_the_hubs_tokenizer_from_its_cache(folder, checkpoint, tiny_configs, tmp_path, monkeypatch):
@@ -133,8 +149,11 @@ def test_the_hubs_tokenizer_from_its_cache(folder, checkpoint, tiny_configs, tmp
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
     download = huggingface_hub.snapshot_download
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **options: download(
-        *a, **{**options, "local_files_only": True}, cache_dir=tmp_path / "cache"))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda *a, **options: download(*a, **{**options, "local_files_only": True}, cache_dir=tmp_path / "cache"),
+    )
     path = changed(checkpoint, tmp_path)
     ldm = LatentDiffusion.load(str(path), device="cpu")
     assert torch.equal(ldm.embed(["a dog"]), LatentDiffusion.load(str(folder), device="cpu").embed(["a dog"]))
@@ -146,4 +165,4 @@ def test_a_link_keeps_the_tokenizer_beside_it(checkpoint, tiny_configs, tmp_path
     blob = shutil.copy(checkpoint, tmp_path / "blobs" / "abc")
     shutil.copytree(checkpoint.parent / "tokenizer", tmp_path / "snapshot" / "tokenizer")
     (tmp_path / "snapshot" / "model.safetensors").symlink_to(blob)
-    assert check_source(str(tmp_path / "snapshot" / "model.safetensors")).parent == tmp_path / "snapshot"
+    assert resolve_source(str(tmp_path / "snapshot" / "model.safetensors")).parent == tmp_path / "snapshot"

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from domainbed_domainfusion.diffusion.style import (
-    adain, choose_content, choose_style, decompose, statistics, style_divergence)
+    adain,
+    choose_content,
+    choose_style,
+    decompose,
+    statistics,
+    style_divergence,
+)
 
 
 def draw(*shape):

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
-from domainbed_domainfusion.diffusion.layout import check_source
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
+from domainbed_domainfusion.diffusion.source import resolve_source
 from domainbed_domainfusion.errors import InputError
 
 from .conftest import CLASS_NAMES
-
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*clip_sample:FutureWarning")
 
@@ -26,8 +25,12 @@ def decoder(tmp_path_factory):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         diffusers.AutoencoderTiny(
-            encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
-            num_decoder_blocks=(1, 1, 1), scaling_factor=1.7).save_pretrained(folder)
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+            scaling_factor=1.7,
+        ).save_pretrained(folder)
     return folder
 
 
@@ -38,7 +41,7 @@ def tiny(folder, decoder):
 
 def sentence_of(folder, decoder):
     with pytest.raises(InputError) as error:
-        check_source(str(folder), decoder=str(decoder))
+        resolve_source(str(folder), decoder=str(decoder))
     return str(error.value)
 
 
@@ -47,9 +50,16 @@ def test_candidates_are_those_of_a_pipeline_with_this_decoder(folder, decoder, t
     pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
     solver = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(
-        **{**pipeline.components, "scheduler": solver}, requires_safety_checker=False)
-    latents = pipeline("a photo of a dog", image=(images[1:2] + 1) / 2, output_type="latent", num_inference_steps=6,
-                       strength=0.8, generator=torch.Generator().manual_seed(2)).images
+        **{**pipeline.components, "scheduler": solver}, requires_safety_checker=False
+    )
+    latents = pipeline(
+        "a photo of a dog",
+        image=(images[1:2] + 1) / 2,
+        output_type="latent",
+        num_inference_steps=6,
+        strength=0.8,
+        generator=torch.Generator().manual_seed(2),
+    ).images
     assert torch.allclose(ours.latents[1], latents, atol=2e-5)
     pipeline.vae = diffusers.AutoencoderTiny.from_pretrained(decoder)  # its last lines decode with whatever VAE it has
     decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
@@ -69,25 +79,31 @@ def test_only_the_decoder_changes(ldm, tiny, decoder, images):
 def test_a_decoder_that_does_not_exist(folder, tmp_path):
     assert sentence_of(folder, tmp_path / "nothing") == (
         f"The decoder {tmp_path}/nothing does not exist: give an existing folder of a diffusers AutoencoderTiny or a "
-        "hub id such as madebyollin/taesd.")
+        "hub id such as madebyollin/taesd."
+    )
 
 
 def test_a_decoder_of_another_kind(folder):
     assert sentence_of(folder, folder / "vae") == (
         f"The decoder in {folder}/vae is of class AutoencoderKL, not an AutoencoderTiny: give the folder of one, such "
-        "as madebyollin/taesd.")
+        "as madebyollin/taesd."
+    )
 
 
-@pytest.mark.parametrize("change, offered", [
-    ({"latent_channels": 16}, "16 channels at 4"), ({"num_decoder_blocks": [3, 3, 3, 1]}, "4 channels at 8")])
+@pytest.mark.parametrize(
+    "change, offered",
+    [({"latent_channels": 16}, "16 channels at 4"), ({"num_decoder_blocks": [3, 3, 3, 1]}, "4 channels at 8")],
+)
 def test_a_decoder_for_another_model(folder, decoder, tmp_path, change, offered):
     config = json.loads((decoder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(
-        (decoder / "diffusion_pytorch_model.safetensors").read_bytes())
+        (decoder / "diffusion_pytorch_model.safetensors").read_bytes()
+    )
     assert sentence_of(folder, tmp_path) == (
         f"The decoder in {tmp_path} reads {offered} pixels per latent, but the model's latents have 4 at 4: use one "
-        "made for this model.")
+        "made for this model."
+    )
 
 
 def test_a_decoder_without_safetensors(folder, decoder, tmp_path):

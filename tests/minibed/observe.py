@@ -23,22 +23,88 @@ from PIL import Image
 DATASETS = ("Debug28", "Debug224", "RotatedMNIST", "VLCS", "PACS", "OfficeHome", "TerraIncognita", "DomainNet")
 ALGORITHMS = ("ERM",)
 SEEDS = range(20)
-TRAIN = ("--dataset", "Debug28", "--algorithm", "ERM", "--steps", "7", "--checkpoint_freq", "3", "--test_envs", "1",
-         "--hparams", '{"batch_size": 4}', "--seed", "5", "--trial_seed", "1")
-ADAPTATION = ("--dataset", "Debug28", "--algorithm", "ERM", "--steps", "3", "--checkpoint_freq", "1", "--test_envs",
-              "0", "--hparams", '{"batch_size": 4, "class_balanced": true, "nonlinear_classifier": true}',
-              "--hparams_seed", "3", "--task", "domain_adaptation", "--uda_holdout_fraction", "0.4")
-RESNET = ("--dataset", "PACS", "--algorithm", "ERM", "--steps", "2", "--checkpoint_freq", "1", "--test_envs", "3",
-          "--hparams_seed", "1",
-          "--hparams", '{"batch_size": 2, "resnet18": true, "resnet50_augmix": false, "freeze_bn": true}')
+TRAIN = (
+    "--dataset",
+    "Debug28",
+    "--algorithm",
+    "ERM",
+    "--steps",
+    "7",
+    "--checkpoint_freq",
+    "3",
+    "--test_envs",
+    "1",
+    "--hparams",
+    '{"batch_size": 4}',
+    "--seed",
+    "5",
+    "--trial_seed",
+    "1",
+)
+ADAPTATION = (
+    "--dataset",
+    "Debug28",
+    "--algorithm",
+    "ERM",
+    "--steps",
+    "3",
+    "--checkpoint_freq",
+    "1",
+    "--test_envs",
+    "0",
+    "--hparams",
+    '{"batch_size": 4, "class_balanced": true, "nonlinear_classifier": true}',
+    "--hparams_seed",
+    "3",
+    "--task",
+    "domain_adaptation",
+    "--uda_holdout_fraction",
+    "0.4",
+)
+RESNET = (
+    "--dataset",
+    "PACS",
+    "--algorithm",
+    "ERM",
+    "--steps",
+    "2",
+    "--checkpoint_freq",
+    "1",
+    "--test_envs",
+    "3",
+    "--hparams_seed",
+    "1",
+    "--hparams",
+    '{"batch_size": 2, "resnet18": true, "resnet50_augmix": false, "freeze_bn": true}',
+)
 OURS = ("SAM", "DomainFusion")
 SWEEPS = (
-    {"n_trials": 2, "dataset_names": ["Debug28"], "algorithms": ["ERM"], "n_hparams_from": 0, "n_hparams": 2,
-     "steps": 3, "data_dir": "some data", "task": "domain_generalization", "holdout_fraction": 0.2,
-     "single_test_envs": False, "hparams": '{"lr": 0.1}'},
-    {"n_trials": 1, "dataset_names": ["DomainNet"], "algorithms": ["ERM"], "n_hparams_from": 1, "n_hparams": 3,
-     "steps": None, "data_dir": "/data", "task": "domain_generalization", "holdout_fraction": 0.1,
-     "single_test_envs": True, "hparams": None},
+    {
+        "n_trials": 2,
+        "dataset_names": ["Debug28"],
+        "algorithms": ["ERM"],
+        "n_hparams_from": 0,
+        "n_hparams": 2,
+        "steps": 3,
+        "data_dir": "some data",
+        "task": "domain_generalization",
+        "holdout_fraction": 0.2,
+        "single_test_envs": False,
+        "hparams": '{"lr": 0.1}',
+    },
+    {
+        "n_trials": 1,
+        "dataset_names": ["DomainNet"],
+        "algorithms": ["ERM"],
+        "n_hparams_from": 1,
+        "n_hparams": 3,
+        "steps": None,
+        "data_dir": "/data",
+        "task": "domain_generalization",
+        "holdout_fraction": 0.1,
+        "single_test_envs": True,
+        "hparams": None,
+    },
 )
 
 
@@ -69,6 +135,7 @@ def hparams(host, algorithms=ALGORITHMS, datasets=DATASETS):
         default = registry.default_hparams(algorithm, dataset)
         draws = [registry.random_hparams(algorithm, dataset, seed) for seed in SEEDS]
         return {name: [default[name], *(draw[name] for draw in draws)] for name in sorted(default)}
+
     return {algorithm: {dataset: columns(algorithm, dataset) for dataset in datasets} for algorithm in algorithms}
 
 
@@ -77,8 +144,10 @@ def jobs(host):
     sweep = host("scripts.sweep")
     args_lists = [sweep.make_args_list(**settings) for settings in SWEEPS]
     made = [sweep.Job(args, "sweep folder") for args_list in args_lists for args in args_list]
-    return [[job.train_args, job.output_dir, job.command_str.split(".scripts.train ")[1], job.state, str(job)]
-            for job in made]
+    return [
+        [job.train_args, job.output_dir, job.command_str.split(".scripts.train ")[1], job.state, str(job)]
+        for job in made
+    ]
 
 
 def constants(host):
@@ -88,8 +157,13 @@ def constants(host):
     for name in DATASETS:
         if name != "RotatedMNIST":
             dataset = datasets.get_dataset_class(name)
-            found[name] = [dataset.ENVIRONMENTS, dataset.N_STEPS, dataset.CHECKPOINT_FREQ, dataset.N_WORKERS,
-                           datasets.num_environments(name)]
+            found[name] = [
+                dataset.ENVIRONMENTS,
+                dataset.N_STEPS,
+                dataset.CHECKPOINT_FREQ,
+                dataset.N_WORKERS,
+                datasets.num_environments(name),
+            ]
     return found
 
 
@@ -102,8 +176,10 @@ def featurizers(host, sizes=(28, 32)):
         network = networks.Featurizer((3, size, size), registry.default_hparams("ERM", "Debug28"))
         features = network(torch.randn(2, 3, size, size))
         state = {**network.state_dict(), "features": features.detach(), "next": torch.rand(3)}
-        shown[str(size)] = [[name, list(value.shape), value.double().sum().item(), value.double().abs().sum().item()]
-                            for name, value in state.items()] + [["n_outputs", [], network.n_outputs, 0.0]]
+        shown[str(size)] = [
+            [name, list(value.shape), value.double().sum().item(), value.double().abs().sum().item()]
+            for name, value in state.items()
+        ] + [["n_outputs", [], network.n_outputs, 0.0]]
     return shown
 
 
@@ -130,26 +206,47 @@ def training(package, host, arguments):
         model = torch.load(Path(folder, "model.pkl"), weights_only=False)
         weights = [[name, list(value.shape)] for name, value in model.pop("model_dict").items()]
         del model["args"], model["model_hparams"]
-        return {"rows": rows, "files": sorted(os.listdir(folder)), "done": Path(folder, "done").read_text(),
-                "model": model, "weights": weights}
+        return {
+            "rows": rows,
+            "files": sorted(os.listdir(folder)),
+            "done": Path(folder, "done").read_text(),
+            "model": model,
+            "weights": weights,
+        }
 
 
 def write_sweep(folder):
     """A made-up sweep: two datasets, trials and hparams seeds, one and two test environments, gaps and ties in it."""
     random = np.random.RandomState(0)
     envs = {"Debug28": 3, "PACS": 4}
-    chosen = [(dataset, trial, seed, sorted({i, j}))
-              for dataset, n in envs.items() for trial in range(2) for seed in range(2) for i in range(n)
-              for j in range(i, n) if not (dataset == "PACS" and trial == 1 and 3 in (i, j))]
+    chosen = [
+        (dataset, trial, seed, sorted({i, j}))
+        for dataset, n in envs.items()
+        for trial in range(2)
+        for seed in range(2)
+        for i in range(n)
+        for j in range(i, n)
+        if not (dataset == "PACS" and trial == 1 and 3 in (i, j))
+    ]
     for number, (dataset, trial, seed, test_envs) in enumerate(chosen):
         job = Path(folder, f"{number:03d}")
         job.mkdir()
         lines = []
         for step in (0, 300, 600):
-            accuracies = {f"env{i}_{split}_acc": round(float(random.uniform(0.2, 1)), 1)
-                          for i in range(envs[dataset]) for split in ("in", "out")}
-            args = {"dataset": dataset, "algorithm": "ERM", "test_envs": test_envs, "trial_seed": trial,
-                    "hparams_seed": seed, "output_dir": f"sweep/{number:03d}", "holdout_fraction": 0.2}
+            accuracies = {
+                f"env{i}_{split}_acc": round(float(random.uniform(0.2, 1)), 1)
+                for i in range(envs[dataset])
+                for split in ("in", "out")
+            }
+            args = {
+                "dataset": dataset,
+                "algorithm": "ERM",
+                "test_envs": test_envs,
+                "trial_seed": trial,
+                "hparams_seed": seed,
+                "output_dir": f"sweep/{number:03d}",
+                "holdout_fraction": 0.2,
+            }
             hparams = {"lr": 10.0**-seed, "n": seed}
             lines.append(json.dumps({"step": step, **accuracies, "args": args, "hparams": hparams}))
         Path(job, "results.jsonl").write_text("\n".join(lines) + "\n")
@@ -160,10 +257,12 @@ def tables(package):
     with tempfile.TemporaryDirectory() as folder:
         write_sweep(folder)
         top = ("--dataset", "PACS", "--algorithm", "ERM", "--test_env", "0")
-        return {"text": run_script(package, "collect_results", "--input_dir", folder),
-                "latex": run_script(package, "collect_results", "--input_dir", folder, "--latex"),
-                "written": [Path(folder, name).read_text() for name in ("results.txt", "results.tex")],
-                "top_hparams": run_script(package, "list_top_hparams", "--input_dir", folder, *top)}
+        return {
+            "text": run_script(package, "collect_results", "--input_dir", folder),
+            "latex": run_script(package, "collect_results", "--input_dir", folder, "--latex"),
+            "written": [Path(folder, name).read_text() for name in ("results.txt", "results.tex")],
+            "top_hparams": run_script(package, "list_top_hparams", "--input_dir", folder, *top),
+        }
 
 
 def write_pacs(folder):
@@ -191,11 +290,20 @@ def with_ours(package, host):
 
 def observe(package, everything=False):
     """All sections for one host."""
+
     def host(name):
         return importlib.import_module(f"{package}.{name}")
+
     host("algorithms")
-    seen = {"seed_hash": seed_hashes(host), "splits": splits(host), "hparams": hparams(host), "jobs": jobs(host),
-            "constants": constants(host), "featurizers": featurizers(host), "tables": tables(package)}
+    seen = {
+        "seed_hash": seed_hashes(host),
+        "splits": splits(host),
+        "hparams": hparams(host),
+        "jobs": jobs(host),
+        "constants": constants(host),
+        "featurizers": featurizers(host),
+        "tables": tables(package),
+    }
     seen["train"] = [training(package, host, TRAIN), training(package, host, ADAPTATION)]
     if everything:
         seen.update(with_ours(package, host))

@@ -10,21 +10,27 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Optional
 
 import torch
 
 HERE = Path(__file__).resolve().parent
 
 
-def observed(package: str, *paths: Path, options: tuple = (), environment: Optional[dict] = None) -> dict:
+def observed(package: str, *paths: Path, options: tuple = (), environment: dict | None = None) -> dict:
     """Run `observe` for a host in a fresh process that imports from `paths`."""
-    environment = {**(environment or os.environ), "PYTHONDONTWRITEBYTECODE": "1",
-                   "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    environment = {
+        **(environment or os.environ),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+    }
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "seen.json")
-        subprocess.run([sys.executable, str(HERE / "observe.py"), package, str(output), *options], env=environment,
-                       cwd=folder, check=True)
+        subprocess.run(
+            [sys.executable, str(HERE / "observe.py"), package, str(output), *options],
+            env=environment,
+            cwd=folder,
+            check=True,
+        )
         return json.loads(output.read_text())
 
 
@@ -45,8 +51,11 @@ def main() -> None:
     checkout = os.environ.get("DOMAINBED_DIR")
     if not checkout or not Path(checkout, "domainbed").is_dir():
         raise SystemExit("Set DOMAINBED_DIR to a checkout of facebookresearch/DomainBed.")
-    about = {"source": "facebookresearch/DomainBed b93c22a", "torch": torch.__version__.split("+")[0],
-             "command": "DOMAINBED_DIR=<checkout> python -m tests.minibed.record"}
+    about = {
+        "source": "facebookresearch/DomainBed b93c22a",
+        "torch": torch.__version__.split("+")[0],
+        "command": "DOMAINBED_DIR=<checkout> python -m tests.minibed.record",
+    }
     seen = {"about": about, **observed("domainbed", Path(checkout))}
     (HERE / "recorded.json").write_text(dumps(seen))
 

@@ -42,7 +42,8 @@ def test_same_tables_byte_for_byte(seen, part):
 def test_same_featurizer_initialisation(seen, size):
     """Same names, shapes and order; sums agree as closely as two CPUs and torch versions do."""
     for (name, shape, *sums), (recorded_name, recorded_shape, *recorded) in zip(
-            seen["featurizers"][size], RECORDED["featurizers"][size], strict=True):
+        seen["featurizers"][size], RECORDED["featurizers"][size], strict=True
+    ):
         assert (name, shape) == (recorded_name, recorded_shape)
         assert sums == pytest.approx(recorded, rel=1e-4, abs=1e-4), name
 

@@ -18,13 +18,32 @@ from domainbed_domainfusion.minibed.scripts import collect_results, sweep, train
 @pytest.fixture
 def launch(tmp_path, monkeypatch, capsys):
     """Run a sweep command over Debug28 with a launcher that keeps its commands; (its commands, what it printed)."""
+
     def run(command="launch", *arguments):
         commands = []
         monkeypatch.setitem(command_launchers.REGISTRY, "keep", commands.extend)
-        sweep.main([command, "--data_dir", "some data", "--output_dir", str(tmp_path / "sweep"), "--algorithms", "ERM",
-                    "--datasets", "Debug28", "--n_hparams", "1", "--n_trials", "1", "--command_launcher", "keep",
-                    *(arguments or ["--skip_confirmation"])])
+        sweep.main(
+            [
+                command,
+                "--data_dir",
+                "some data",
+                "--output_dir",
+                str(tmp_path / "sweep"),
+                "--algorithms",
+                "ERM",
+                "--datasets",
+                "Debug28",
+                "--n_hparams",
+                "1",
+                "--n_trials",
+                "1",
+                "--command_launcher",
+                "keep",
+                *(arguments or ["--skip_confirmation"]),
+            ]
+        )
         return commands, capsys.readouterr().out
+
     return run
 
 
@@ -61,11 +80,14 @@ def test_a_job_runs_this_python_and_survives_the_shell(launch):
     assert args.data_dir == "some data" and args.dataset == "Debug28"
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["--datasets", "PACKS"], "There is no dataset called 'PACKS': did you mean 'PACS'?"),
-    (["--algorithms", "erm", "ERN"], "There is no algorithm called 'erm': did you mean 'ERM'?"),
-    (["--command_launcher", "locl"], "There is no command launcher called 'locl': did you mean 'local'?"),
-])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--datasets", "PACKS"], "There is no dataset called 'PACKS': did you mean 'PACS'?"),
+        (["--algorithms", "erm", "ERN"], "There is no algorithm called 'erm': did you mean 'ERM'?"),
+        (["--command_launcher", "locl"], "There is no command launcher called 'locl': did you mean 'local'?"),
+    ],
+)
 def test_a_sweep_refuses_unknown_names(arguments, sentence):
     given = ["launch", "--data_dir", "d", "--output_dir", "o", "--command_launcher", "dummy", *arguments]
     with pytest.raises(InputError) as error:
@@ -73,13 +95,16 @@ def test_a_sweep_refuses_unknown_names(arguments, sentence):
     assert str(error.value).startswith(sentence)
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["--dataset", "Debug2"], "There is no dataset called 'Debug2': did you mean 'Debug28'?"),
-    (["--algorithm", "ER"], "There is no algorithm called 'ER': did you mean 'ERM'?"),
-    (["--dataset", "PACS"], "PACS is read from disk: give --data_dir, the folder that holds PACS/."),
-    (["--test_envs", "0", "3"], "Debug28 has the environments 0 to 2, but --test_envs names 3."),
-    (["--task", "domain_adaptation"], "Domain adaptation needs unlabeled examples: give --uda_holdout_fraction"),
-])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--dataset", "Debug2"], "There is no dataset called 'Debug2': did you mean 'Debug28'?"),
+        (["--algorithm", "ER"], "There is no algorithm called 'ER': did you mean 'ERM'?"),
+        (["--dataset", "PACS"], "PACS is read from disk: give --data_dir, the folder that holds PACS/."),
+        (["--test_envs", "0", "3"], "Debug28 has the environments 0 to 2, but --test_envs names 3."),
+        (["--task", "domain_adaptation"], "Domain adaptation needs unlabeled examples: give --uda_holdout_fraction"),
+    ],
+)
 def test_train_refuses_what_cannot_work(arguments, sentence, tmp_path):
     with pytest.raises(InputError) as error:
         train.train(train.parse_arguments(["--dataset", "Debug28", "--output_dir", str(tmp_path), *arguments]))
@@ -104,19 +129,20 @@ def test_accuracy_weighs_examples_and_restores_train_mode():
         def predict(self, x):
             assert not self.training
             return torch.nn.functional.one_hot(torch.ones(len(x), dtype=torch.long), 3)
+
     network, data = Ones(), TensorDataset(torch.zeros(5, 1), torch.tensor([1, 1, 0, 1, 2]))
-    batches = [(data.tensors[0][i:i + 2], data.tensors[1][i:i + 2]) for i in (0, 2, 4)]
+    batches = [(data.tensors[0][i : i + 2], data.tensors[1][i : i + 2]) for i in (0, 2, 4)]
     assert misc.accuracy(network, batches, None, "cpu") == 3 / 5 and network.training
-    assert misc.accuracy(network, batches, torch.tensor([1., 0, 1, 1, 2]), "cpu") == 2 / 5
+    assert misc.accuracy(network, batches, torch.tensor([1.0, 0, 1, 1, 2]), "cpu") == 2 / 5
 
 
 def test_loaders_cover_their_data():
-    data = TensorDataset(torch.arange(10.))
+    data = TensorDataset(torch.arange(10.0))
     for _ in range(2):
-        batches = [batch for batch, in FastDataLoader(data, 4, 0)]
+        batches = [batch for (batch,) in FastDataLoader(data, 4, 0)]
         assert [len(batch) for batch in batches] == [4, 4, 2]
         assert torch.cat(batches).sort().values.tolist() == list(range(10))
-    weights = torch.tensor([0.] * 8 + [0.5, 0.5])
+    weights = torch.tensor([0.0] * 8 + [0.5, 0.5])
     stream = iter(InfiniteDataLoader(data, weights, 4, 0))
     drawn = torch.cat([next(stream)[0] for _ in range(20)])
     assert set(drawn.tolist()) == {8.0, 9.0}
@@ -124,6 +150,7 @@ def test_loaders_cover_their_data():
 
 def test_frozen_batch_normalisation_stays_in_eval_mode(monkeypatch):
     import torchvision
+
     monkeypatch.setattr(networks, "_pretrained_resnet", lambda hparams: (torchvision.models.resnet18(), 512))
     network = networks.ResNet((3, 224, 224), {"freeze_bn": True, "resnet_dropout": 0.5})
     modes = {module.training for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)}
@@ -134,10 +161,14 @@ def test_frozen_batch_normalisation_stays_in_eval_mode(monkeypatch):
 def test_a_machine_without_network_gets_the_remedy(monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("Name or service not known\nretried five times")
+
     monkeypatch.setattr("torchvision.models.resnet.ResNet50_Weights.get_state_dict", no_network)
     hparams = {"vit": False, "resnet18": False, "resnet50_augmix": False, "freeze_bn": False, "resnet_dropout": 0.0}
-    with pytest.raises(InputError, match="weights of resnet50 cannot be had .Name or service not known.: run once with "
-                                         "a network, or start from random weights with --hparams '{\"backbone\": "):
+    with pytest.raises(
+        InputError,
+        match="weights of resnet50 cannot be had .Name or service not known.: run once with "
+        'a network, or start from random weights with --hparams \'{"backbone": ',
+    ):
         networks.Featurizer((3, 224, 224), hparams)
     with pytest.raises(InputError, match="no featurizer for images of .30, 30. pixels: use 28, 32 or 224"):
         networks.Featurizer((3, 30, 30), hparams)
@@ -145,6 +176,7 @@ def test_a_machine_without_network_gets_the_remedy(monkeypatch):
 
 def test_image_folders_are_augmented_only_for_training(tmp_path):
     from PIL import Image
+
     for env in ("b_paint", "a_photo", "c_sketch", "d"):
         for label, name in enumerate(("cat", "dog")):
             folder = tmp_path / "PACS" / env / name

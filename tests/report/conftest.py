@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from domainbed_domainfusion import host
+from domainbed_domainfusion.hosting import host
 
 from .made_up import write_sweep
 
@@ -23,6 +23,7 @@ def sweep_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def run_host_script(monkeypatch):
     """Run one of the host's scripts with arguments, in this process (a new one would import torch again)."""
+
     def run(name: str, *arguments: str) -> str:
         printed = io.StringIO()
         with monkeypatch.context() as patch:
@@ -33,4 +34,5 @@ def run_host_script(monkeypatch):
             if sys.stdout is not printed:
                 sys.stdout.flush()
         return printed.getvalue()
+
     return run

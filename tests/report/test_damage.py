@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from domainbed_domainfusion import host
 from domainbed_domainfusion.errors import InputError
-from domainbed_domainfusion.launchers import command_options
+from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.report import write
 from domainbed_domainfusion.report.content import content_of
 from domainbed_domainfusion.report.gaps import find_gaps
 from domainbed_domainfusion.report.jobs import read_sweep
+from domainbed_domainfusion.sweeping.host_scripts import command_options
 
 from .made_up import write_job, write_sweep
 
@@ -31,14 +31,17 @@ def test_a_half_written_line_is_left_out_and_named(tmp_path):
     assert "line 7 is not whole JSON" in page(tmp_path / "sweep", tmp_path)
 
 
-@pytest.mark.parametrize("change, told", [
-    (lambda row: row.pop("env0_in_acc"), "lacks env0_in_acc"),
-    (lambda row: row.update(env1_out_acc=None), "lacks a number for env1_out_acc"),
-    (lambda row: row.update(env2_in_acc=float("nan")), "lacks a number for env2_in_acc"),
-    (lambda row: row["args"].pop("trial_seed"), "lacks args.trial_seed"),
-    (lambda row: row.pop("args"), "lacks the run's args"),
-    (lambda row: row.update(step="three"), "lacks step"),
-])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda row: row.pop("env0_in_acc"), "lacks env0_in_acc"),
+        (lambda row: row.update(env1_out_acc=None), "lacks a number for env1_out_acc"),
+        (lambda row: row.update(env2_in_acc=float("nan")), "lacks a number for env2_in_acc"),
+        (lambda row: row["args"].pop("trial_seed"), "lacks args.trial_seed"),
+        (lambda row: row.pop("args"), "lacks the run's args"),
+        (lambda row: row.update(step="three"), "lacks step"),
+    ],
+)
 def test_a_row_that_the_selection_methods_cannot_use_is_left_out(tmp_path, change, told):
     job = write_job(tmp_path, "PACS", "ERM", [0])
     lines = (job / "results.jsonl").read_text().splitlines()
@@ -76,7 +79,7 @@ def test_numbers_from_an_unfinished_run_are_marked(tmp_path):
     jobs = write_sweep(tmp_path / "sweep", algorithms=("ERM",))
     (jobs[0] / "done").unlink()
     text = page(tmp_path / "sweep", tmp_path)
-    assert text.count('from an unfinished run') == 2  # training-domain validation and oracle
+    assert text.count("from an unfinished run") == 2  # training-domain validation and oracle
     (jobs[0] / "done").write_text("done")
     assert "from an unfinished run" not in page(tmp_path / "sweep", tmp_path)
 
@@ -86,8 +89,9 @@ def test_mixed_step_counts_are_told(tmp_path):
         write_job(tmp_path, "PACS", "ERM", [env], steps=301)
         write_job(tmp_path, "PACS", "SAM", [env], steps=101)
     part = content_of(read_sweep(tmp_path)).datasets[0]
-    assert part.notes == ("Finished runs differ in their number of steps (4 of 101, 4 of 301 steps): rows are not on "
-                          "equal terms.",)
+    assert part.notes == (
+        "Finished runs differ in their number of steps (4 of 101, 4 of 301 steps): rows are not on equal terms.",
+    )
 
 
 def test_the_single_step_of_a_method_that_learns_nothing_is_no_mixed_step_count(tmp_path):
@@ -124,9 +128,27 @@ def test_a_missing_cell_is_named_with_the_command_that_fills_exactly_it(tmp_path
     assert (gap.dataset, gap.algorithm, gap.jobs) == ("PACS", "ERM", ("test_envs 1, trial 0, hparams seed 1",))
     assert len(gap.commands) == 1
     # The host's own sweep resolves the command's arguments to jobs: all but the missing one must be there.
-    expected = ["--datasets", "PACS", "--algorithms", "ERM", "--output_dir", str(tmp_path),
-                "--command_launcher", "local", "--n_trials", "2", "--n_hparams", "2", "--single_test_envs", "--data_dir", "data", "--steps", "301",
-                "--hparams", hparams]
+    expected = [
+        "--datasets",
+        "PACS",
+        "--algorithms",
+        "ERM",
+        "--output_dir",
+        str(tmp_path),
+        "--command_launcher",
+        "local",
+        "--n_trials",
+        "2",
+        "--n_hparams",
+        "2",
+        "--single_test_envs",
+        "--data_dir",
+        "data",
+        "--steps",
+        "301",
+        "--hparams",
+        hparams,
+    ]
     assert shlex.split(gap.commands[0]) == ["domainfusion", "sweep", "launch", *expected]
 
 
@@ -140,16 +162,36 @@ def test_a_started_job_must_be_deleted_before_it_is_launched_again(tmp_path):
 def test_the_command_for_missing_cells_gives_the_jobs_their_own_names(tmp_path, run_host_script):
     """Folder names are hashes of the arguments: the host's sweep must find the finished jobs under the command's."""
     sweep = tmp_path / "sweep"
-    arguments = ["--datasets", "DigitStyles", "--algorithms", "ERM", "--output_dir", str(sweep), "--data_dir", "a b",
-                 "--command_launcher", "dummy", "--n_trials", "1", "--n_hparams", "2", "--single_test_envs",
-                 "--steps", "3", "--hparams", '{"lr": 0.01}', "--skip_confirmation"]
+    arguments = [
+        "--datasets",
+        "DigitStyles",
+        "--algorithms",
+        "ERM",
+        "--output_dir",
+        str(sweep),
+        "--data_dir",
+        "a b",
+        "--command_launcher",
+        "dummy",
+        "--n_trials",
+        "1",
+        "--n_hparams",
+        "2",
+        "--single_test_envs",
+        "--steps",
+        "3",
+        "--hparams",
+        '{"lr": 0.01}',
+        "--skip_confirmation",
+    ]
     _play_all_but_one(run_host_script("sweep", "launch", *arguments))
     [gap] = find_gaps(read_sweep(sweep))
     command = shlex.split(gap.commands[0])
     assert command[2] == "delete_incomplete" and len(gap.jobs) == 1
     command[command.index("local")] = "dummy"
-    assert "8 jobs: 7 done, 1 incomplete, 0 not launched." in run_host_script("sweep", "launch", *command[3:],
-                                                                              "--skip_confirmation")
+    assert "8 jobs: 7 done, 1 incomplete, 0 not launched." in run_host_script(
+        "sweep", "launch", *command[3:], "--skip_confirmation"
+    )
 
 
 def _play_all_but_one(printed: str) -> None:
@@ -159,8 +201,12 @@ def _play_all_but_one(printed: str) -> None:
     for number, command in enumerate(commands):
         options = command_options(command)
         numbers = {name: int(options[name]) for name in ("steps", "trial_seed", "hparams_seed")}
-        args = {**options, **numbers, "test_envs": [int(env) for env in options["test_envs"].split()],
-                "holdout_fraction": float(options["holdout_fraction"])}
+        args = {
+            **options,
+            **numbers,
+            "test_envs": [int(env) for env in options["test_envs"].split()],
+            "holdout_fraction": float(options["holdout_fraction"]),
+        }
         accuracies = {f"env{env}_{split}_acc": 0.5 for env in range(4) for split in ("in", "out")}
         folder = Path(options["output_dir"])
         (folder / "results.jsonl").write_text(json.dumps({"args": args, "step": 2, **accuracies}) + "\n")

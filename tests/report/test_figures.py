@@ -1,5 +1,6 @@
 """The supplement's figures: what is drawn is what Latent Distillation computes, from the pictures of the run."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -9,15 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from domainbed_domainfusion import cli, context, host
+from domainbed_domainfusion import cli
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.errors import InputError
-from domainbed_domainfusion.report import figures_drawing, write
+from domainbed_domainfusion.hosting import context, host
+from domainbed_domainfusion.report import write
+from domainbed_domainfusion.report.figures import drawing as figures_drawing
 from domainbed_domainfusion.report.figures import write_figures
-from domainbed_domainfusion.report.figures_run import background_complexity, most_complex, plainest_by_domain, read_run
-from domainbed_domainfusion.report.figures_written import read_figures
+from domainbed_domainfusion.report.figures.run import background_complexity, most_complex, plainest_by_domain, read_run
+from domainbed_domainfusion.report.figures.written import read_figures
 
 from .made_up import write_job, write_sweep
 from .test_page import Outline
@@ -62,24 +65,30 @@ def change_gallery(folder: Path, change) -> None:
 
 def keeping(figures: list):
     """In place of writing a PNG at 300 dots an inch: keep the figure, write a dot."""
+
     def save(figure, path: str) -> None:
         figures.append(figure)
         Image.new("RGB", (1, 1)).save(path, "PNG")
+
     return save
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """Draws a job's figures; returns the arrays of each PNG's cells in order, and the index that was written."""
+
     def draw(folder: Path, draws: int = 1) -> tuple[dict, dict]:
         saved = []
         monkeypatch.setattr(figures_drawing, "save", keeping(saved))
         paths = write_figures(folder, draws=draws)
         index = json.loads((folder / "generated/figures/figures.json").read_text())["figures"]
         assert [path.name for path in paths[:3]] == [figure["file"] for figure in index]
-        arrays = {one["file"]: [np.asarray(image.get_array()) for image in figure.axes[0].images]
-                  for one, figure in zip(index, saved)}
+        arrays = {
+            one["file"]: [np.asarray(image.get_array()) for image in figure.axes[0].images]
+            for one, figure in zip(index, saved)
+        }
         return arrays, {one["file"]: one for one in index}
+
     return draw
 
 
@@ -90,7 +99,7 @@ def picture(folder: Path, key: str, number: int) -> torch.Tensor:
 
 
 def split_rows(arrays: list, columns: int) -> list[list]:
-    return [arrays[start:start + columns] for start in range(0, len(arrays), columns)]
+    return [arrays[start : start + columns] for start in range(0, len(arrays), columns)]
 
 
 def test_one_draw_is_the_size_of_the_noise_residual_for_the_recorded_seed(job, tiny_ldm, drawn):
@@ -141,7 +150,7 @@ def test_the_contrast_columns_are_p_times_x(job, drawn):
         assert [noise["p"] for noise in image["noise"]] == pytest.approx(2 * CONFIDENCES)
         # Masking replaces whole blocks: with less confidence never fewer of them.
         kept = [(array == masked[0]).all(-1) for array in masked]
-        assert all((after <= before).all() for before, after in zip(kept, kept[1:])) and not kept[-1].all()
+        assert all((after <= before).all() for before, after in itertools.pairwise(kept)) and not kept[-1].all()
 
 
 def test_the_pictures_are_the_gallerys_files(job, drawn):
@@ -167,13 +176,25 @@ def test_noise_images_of_a_figure_share_one_scale(job, monkeypatch):
 
 def saved_model(folder: Path, **hparams) -> torch.nn.Module:
     """Write the model.pkl that the host's train would write for an untrained classifier; return the classifier."""
-    hparams = {**host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"), "backbone": "mnist_cnn",
-               "class_names": NAMES, **hparams}
+    hparams = {
+        **host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"),
+        "backbone": "mnist_cnn",
+        "class_names": NAMES,
+        **hparams,
+    }
     torch.manual_seed(3)
     algorithm = host.algorithms.get_algorithm_class("DomainFusion")((3, 32, 32), 8, 3, hparams)
-    torch.save({"args": {"algorithm": "DomainFusion", "dataset": "DigitStyles"}, "model_input_shape": (3, 32, 32),
-                "model_num_classes": 8, "model_num_domains": 3, "model_hparams": hparams,
-                "model_dict": algorithm.state_dict()}, folder / "model.pkl")
+    torch.save(
+        {
+            "args": {"algorithm": "DomainFusion", "dataset": "DigitStyles"},
+            "model_input_shape": (3, 32, 32),
+            "model_num_classes": 8,
+            "model_num_domains": 3,
+            "model_hparams": hparams,
+            "model_dict": algorithm.state_dict(),
+        },
+        folder / "model.pkl",
+    )
     return algorithm.eval()
 
 
@@ -200,6 +221,7 @@ def test_without_a_model_p_is_what_the_gallery_recorded_or_1(job, drawn):
         for image in content["images"]:
             for version in image["versions"]:
                 version["confidence"] = 0.2 + 0.1 * version["round"]
+
     change_gallery(job, record)
     _, index = drawn(job)
     assert "as each round began (there is no model.pkl)" in index[EVOLUTION]["caption"]
@@ -287,49 +309,66 @@ def refused(folder: Path, **options) -> str:
 
 def test_a_folder_that_is_no_job_is_refused(tmp_path, job):
     assert refused(tmp_path / "no") == f"No job folder at {tmp_path}/no: give --run the folder of one DomainFusion run."
-    assert refused(job.parent) == (f"{job.parent} holds runs and is none itself: give --run one of them, for example "
-                                   f"{job}.")
+    assert refused(job.parent) == (
+        f"{job.parent} holds runs and is none itself: give --run one of them, for example {job}."
+    )
     (tmp_path / "empty").mkdir()
-    assert refused(tmp_path / "empty") == (f"{tmp_path}/empty is not a job folder (no whole results.jsonl, no "
-                                           "out.txt): give --run the folder of one DomainFusion run.")
+    assert refused(tmp_path / "empty") == (
+        f"{tmp_path}/empty is not a job folder (no whole results.jsonl, no "
+        "out.txt): give --run the folder of one DomainFusion run."
+    )
 
 
 def test_a_run_of_another_algorithm_is_refused(tmp_path):
     folder = write_sweep(tmp_path, "DigitStyles", algorithms=("ERM",))[0]
-    assert refused(folder) == (f"{folder} is a run of ERM, which generates no images: give --run a run of "
-                               "DomainFusion.")
+    assert refused(folder) == (
+        f"{folder} is a run of ERM, which generates no images: give --run a run of DomainFusion."
+    )
 
 
 def test_a_run_without_a_row_or_a_gallery_is_refused(job):
     gallery = (job / "generated/gallery.json").read_text()
     (job / "generated/gallery.json").write_text(gallery[:-9])
-    assert re.fullmatch(r".*gallery.json is damaged \(JSONDecodeError: .*\): take it from a backup, or give --run "
-                        r"another run\.", refused(job))
+    assert re.fullmatch(
+        r".*gallery.json is damaged \(JSONDecodeError: .*\): take it from a backup, or give --run "
+        r"another run\.",
+        refused(job),
+    )
     (job / "generated/gallery.json").unlink()
-    assert refused(job) == (f"{job} has no generated/gallery.json (it has not finished a round of generation, or its "
-                            "pictures were deleted): run it with --hparams '{\"gallery\": 4}' and draw from its first "
-                            "round on.")
+    assert refused(job) == (
+        f"{job} has no generated/gallery.json (it has not finished a round of generation, or its "
+        "pictures were deleted): run it with --hparams '{\"gallery\": 4}' and draw from its first "
+        "round on."
+    )
     change_hparams(job, gallery=0)
     assert "(its hparam gallery is 0)" in refused(job)
     (job / "results.jsonl").unlink()
-    (job / "out.txt").write_text("Args:\n\talgorithm: DomainFusion\n\tdataset: DigitStyles\n\ttest_envs: [0]\n"
-                                 "\ttrial_seed: 0\n\thparams_seed: 0\nHParams:\n")
-    assert refused(job) == (f"{job} has no result row yet, and its hparams stand there: wait for its first evaluation, "
-                            "or give --run another run.")
+    (job / "out.txt").write_text(
+        "Args:\n\talgorithm: DomainFusion\n\tdataset: DigitStyles\n\ttest_envs: [0]\n"
+        "\ttrial_seed: 0\n\thparams_seed: 0\nHParams:\n"
+    )
+    assert refused(job) == (
+        f"{job} has no result row yet, and its hparams stand there: wait for its first evaluation, "
+        "or give --run another run."
+    )
 
 
 def test_pictures_that_are_all_gone_are_said(job):
     for file in (job / "generated/round-000").iterdir():
         file.unlink()
-    assert refused(job) == (f"No picture that {job}/generated/gallery.json names can be read: copy the whole folder "
-                            f"{job}/generated, or give --run another run.")
+    assert refused(job) == (
+        f"No picture that {job}/generated/gallery.json names can be read: copy the whole folder "
+        f"{job}/generated, or give --run another run."
+    )
 
 
 def test_a_missing_ldm_is_refused_and_can_be_given(job, tiny_ldm):
     change_hparams(job, ldm="/moved/away")
-    assert refused(job) == ("The latent diffusion model /moved/away does not exist: give an existing Stable Diffusion "
-                            "1.x folder in diffusers' layout, a .safetensors checkpoint, or a hub id such as "
-                            "CompVis/stable-diffusion-v1-4; --ldm names another place of the run's model.")
+    assert refused(job) == (
+        "The latent diffusion model /moved/away does not exist: give an existing Stable Diffusion "
+        "1.x folder in diffusers' layout, a .safetensors checkpoint, or a hub id such as "
+        "CompVis/stable-diffusion-v1-4; --ldm names another place of the run's model."
+    )
     saved_model(job, ldm=tiny_ldm)
     model = torch.load(job / "model.pkl")
     model["model_hparams"]["ldm"] = "/moved/away"

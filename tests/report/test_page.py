@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 import re
@@ -15,8 +16,8 @@ from PIL import Image
 
 from domainbed_domainfusion.report import write
 from domainbed_domainfusion.report.charts import Series, limits_of, line_chart, ticks
-from domainbed_domainfusion.report.gallery import read_gallery
 from domainbed_domainfusion.report.page import duration, signed
+from domainbed_domainfusion.report.pictures import read_gallery
 
 from .made_up import write_gallery
 
@@ -79,15 +80,21 @@ def test_the_page_needs_nothing_from_elsewhere_and_no_script(written, outline):
 def test_every_link_leads_somewhere_and_every_picture_has_words(outline):
     assert {target[1:] for target in outline.attributes("href")} <= set(outline.attributes("id"))
     assert all(attributes.get("alt") for tag, attributes in outline.tags if tag == "img")
-    assert all(attributes.get("aria-label") or attributes.get("aria-hidden") for tag, attributes in outline.tags
-               if tag == "svg")
+    assert all(
+        attributes.get("aria-label") or attributes.get("aria-hidden")
+        for tag, attributes in outline.tags
+        if tag == "svg"
+    )
 
 
 def test_the_finding_stands_first(outline):
     text = " ".join(outline.text.split())
     assert "ERM, SAM and DomainFusion on PACS" in text
-    assert re.search(r"On PACS, DomainFusion reaches 53\.\d % on domains left out of training, averaged over 4 of "
-                     r"them, before SAM \(4\d\.\d %\) and ERM \(4\d\.\d %\)\.", text)
+    assert re.search(
+        r"On PACS, DomainFusion reaches 53\.\d % on domains left out of training, averaged over 4 of "
+        r"them, before SAM \(4\d\.\d %\) and ERM \(4\d\.\d %\)\.",
+        text,
+    )
     assert "12 of 12 runs finished, 301 steps each; 1 trial." in text
     assert "Not complete" not in text
 
@@ -149,8 +156,8 @@ def test_names_at_the_ends_of_lines_never_overlap_nor_leave_the_chart(limits):
     names = [element for element in svg if (element.get("class") or "").startswith("name")]
     heights = [float(element.get("y")) for element in names]
     assert [element.text for element in names] == ["4", "3", "2", "1", "0"]  # from the highest value down
-    assert all(later - earlier >= 14 - 1e-6 for earlier, later in zip(heights, heights[1:]))
-    assert 0 < min(heights) and max(heights) < 170
+    assert all(later - earlier >= 14 - 1e-6 for earlier, later in itertools.pairwise(heights))
+    assert min(heights) > 0 and max(heights) < 170
 
 
 def test_charts_side_by_side_share_limits_that_hold_every_finite_point():
@@ -160,8 +167,10 @@ def test_charts_side_by_side_share_limits_that_hold_every_finite_point():
     assert limits_of([[Series("a", 0, ((0, math.nan),))]]) is None
 
 
-@pytest.mark.parametrize("low, high, expected", [(0, 100, [0, 50, 100]), (0, 2.3, [0, 1, 2]),
-                                                 (0, 300, [0, 100, 200, 300]), (-0.5, 0.3, [-0.4, -0.2, 0, 0.2])])
+@pytest.mark.parametrize(
+    "low, high, expected",
+    [(0, 100, [0, 50, 100]), (0, 2.3, [0, 1, 2]), (0, 300, [0, 100, 200, 300]), (-0.5, 0.3, [-0.4, -0.2, 0, 0.2])],
+)
 def test_ticks_are_round_numbers(low, high, expected):
     assert ticks(low, high, 4) == pytest.approx(expected)
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from domainbed_domainfusion import host
+from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.report import results
 from domainbed_domainfusion.report.content import content_of
 from domainbed_domainfusion.report.jobs import read_sweep
@@ -38,8 +38,10 @@ def test_every_cell_of_every_method_equals_the_hosts_printed_table(tmp_path, run
     assert len(tables) == 6
     for table in tables:
         expected = printed[table.dataset, table.method]
-        ours = {row.algorithm: [*map(as_printed, row.cells), "X" if row.average is None else f"{row.average:.1f}"]
-                for row in table.rows}
+        ours = {
+            row.algorithm: [*map(as_printed, row.cells), "X" if row.average is None else f"{row.average:.1f}"]
+            for row in table.rows
+        }
         assert ours == {name: cells for name, cells in expected.items() if name in ours}
         column = ["PACS", "OfficeHome"].index(table.dataset)  # the host's own order
         for row in (row for row in table.rows if row.trial_means):
@@ -56,8 +58,9 @@ def row(trial: int, step: int, validation: float, target: float) -> dict:
 
 def test_a_cell_is_mean_and_standard_error_over_the_trials_of_the_chosen_checkpoints():
     # Trial 0 chooses step 10 (validation 0.9), trial 1 its first of two equals, step 0.
-    records = host.module("lib.query").Q([row(0, 0, 0.8, 0.7), row(0, 10, 0.9, 0.5), row(0, 20, 0.85, 0.9),
-                                          row(1, 0, 0.6, 0.3), row(1, 10, 0.6, 0.8)])
+    records = host.module("lib.query").Q(
+        [row(0, 0, 0.8, 0.7), row(0, 10, 0.9, 0.5), row(0, 20, 0.85, 0.9), row(1, 0, 0.6, 0.3), row(1, 10, 0.6, 0.8)]
+    )
     cell = results.tables(records)[0].rows[0].cells[0]
     assert [(choice.step, choice.test_acc) for choice in cell.choices] == [(10, 0.5), (0, 0.3)]
     assert cell.mean == pytest.approx(40.0)
@@ -90,9 +93,22 @@ def test_runs_with_a_regnet_are_set_beside_published_regnets(tmp_path):
 
 def test_the_published_rows_average_to_the_published_averages():
     from domainbed_domainfusion.report.published import ACCURACY, REGNETY, RESNET50
-    stated = {RESNET50: {"DomainFusion": 67.5, "ERM": 63.3, "SAM": 64.5, "SAGM": 66.1, "MIRO": 65.9, "SWAD": 66.9,
-                         "MIRO+SWAD": 68.1, "ERM++": 68.9, "DiffusionClassifier": 27.7, "TextToImageClassifier": 9.8},
-              REGNETY: {"ERM": 68.0, "SWAD": 73.2, "MIRO": 74.1, "MIRO+SWAD": 77.9}}
+
+    stated = {
+        RESNET50: {
+            "DomainFusion": 67.5,
+            "ERM": 63.3,
+            "SAM": 64.5,
+            "SAGM": 66.1,
+            "MIRO": 65.9,
+            "SWAD": 66.9,
+            "MIRO+SWAD": 68.1,
+            "ERM++": 68.9,
+            "DiffusionClassifier": 27.7,
+            "TextToImageClassifier": 9.8,
+        },
+        REGNETY: {"ERM": 68.0, "SWAD": 73.2, "MIRO": 74.1, "MIRO+SWAD": 77.9},
+    }
     for backbone, averages in stated.items():
         for method, average in averages.items():
             assert np.mean(ACCURACY[backbone][method]) == pytest.approx(average, abs=0.06), method

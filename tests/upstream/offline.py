@@ -25,5 +25,10 @@ def offline_environment(folder: Path) -> dict[str, str]:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(REVISION)
     save_file(timm.create_model(TIMM_NAME).state_dict(), str(snapshot / "model.safetensors"))
-    return {"TORCH_HOME": str(folder / "torch"), "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1",
-            "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
+    return {
+        "TORCH_HOME": str(folder / "torch"),
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "HOME": str(folder),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }

@@ -55,8 +55,11 @@ def compare(theirs: dict, ours: dict) -> list[Check]:
     for section, title in TITLES.items():
         left, right = leaves(theirs[section]), leaves(ours[section])
         missing = object()
-        differences = [f"{path}: {left.get(path)!r}, minibed {right.get(path)!r}" for path in {**left, **right}
-                       if left.get(path, missing) != right.get(path, missing)]
+        differences = [
+            f"{path}: {left.get(path)!r}, minibed {right.get(path)!r}"
+            for path in {**left, **right}
+            if left.get(path, missing) != right.get(path, missing)
+        ]
         checks.append(Check(title, len({**left, **right}), differences))
     return checks
 
@@ -64,15 +67,18 @@ def compare(theirs: dict, ours: dict) -> list[Check]:
 def parity(copy: Attached) -> list[Check]:
     """Run both hosts and compare everything."""
     options = {"options": ("--everything",), "environment": copy.environment}
-    return compare(observed("domainbed", copy.path, ROOT, **options),
-                   observed("domainbed_domainfusion.minibed", ROOT, **options))
+    return compare(
+        observed("domainbed", copy.path, ROOT, **options), observed("domainbed_domainfusion.minibed", ROOT, **options)
+    )
 
 
 def table(checks: list[Check]) -> str:
     """The checks as Markdown, with the first difference of each that has one."""
+
     def outcome(check: Check) -> str:
         found = check.differences
         return f"{len(found)} differ, the first: {found[0]}" if found else "equal"
+
     rows = [f"| {check.title} | {check.compared:,} | {outcome(check)} |" for check in checks]
     return "\n".join(["| DomainBed against minibed | values compared | |", "|---|---:|---|", *rows])
 

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import torch
+from domainbed import algorithms, datasets
 from torch.utils.data import Dataset
 
-from domainbed import algorithms, datasets
-from domainbed_domainfusion import context, hparams
 from domainbed_domainfusion.algorithms.domainfusion import DomainFusion
+from domainbed_domainfusion.hosting import context, host, hparams
 from domainbed_domainfusion.pocket import digit_styles
 
 digit_styles.PER_CLASS = 2  # 20 images in each environment instead of 1,500
@@ -38,20 +38,33 @@ class ContextProbe(algorithms.ERM):
                 self.foreign += not any(torch.equal(image, a) and int(label) == int(b) for a, b in inside)
         real = vars(sys.modules["__main__"])  # train.py's own variables
         training = [i for i in range(len(real["dataset"])) if i not in real["args"].test_envs]
-        write("context.json", {
-            "class_names": now.class_names, "domain_names": now.domain_names,
-            "seen": self.seen, "foreign": self.foreign,
-            "ours": {"steps_per_epoch": now.steps_per_epoch, "total_steps": now.total_steps, "seed": now.seed,
-                     "environments": [split.environment for split in now.in_splits],
-                     "keys": [split.keys for split in now.in_splits],
-                     "same_split": [split.split is real["in_splits"][i][0]
-                                    for i, split in zip(training, now.in_splits)],
-                     "batch_size": [split.batch_size for split in now.in_splits]},
-            "train": {"steps_per_epoch": real["steps_per_epoch"], "total_steps": real["n_steps"],
-                      "seed": real["args"].seed, "environments": training,
-                      "keys": [list(real["in_splits"][i][0].keys) for i in training],
-                      "same_split": [True] * len(training),
-                      "batch_size": [real["hparams"]["batch_size"]] * len(training)}})
+        write(
+            "context.json",
+            {
+                "class_names": now.class_names,
+                "domain_names": now.domain_names,
+                "seen": self.seen,
+                "foreign": self.foreign,
+                "ours": {
+                    "steps_per_epoch": now.steps_per_epoch,
+                    "total_steps": now.total_steps,
+                    "seed": now.seed,
+                    "environments": [split.environment for split in now.in_splits],
+                    "keys": [split.keys for split in now.in_splits],
+                    "same_split": [split.split is real["in_splits"][i][0] for i, split in zip(training, now.in_splits)],
+                    "batch_size": [split.batch_size for split in now.in_splits],
+                },
+                "train": {
+                    "steps_per_epoch": real["steps_per_epoch"],
+                    "total_steps": real["n_steps"],
+                    "seed": real["args"].seed,
+                    "environments": training,
+                    "keys": [list(real["in_splits"][i][0].keys) for i in training],
+                    "same_split": [True] * len(training),
+                    "batch_size": [real["hparams"]["batch_size"]] * len(training),
+                },
+            },
+        )
         return super().update(minibatches, unlabeled)
 
 
@@ -76,7 +89,7 @@ class Watched(Dataset):
         return self.examples[index]
 
 
-class TripwireDigits(digit_styles.digit_styles_class()):
+class TripwireDigits(digit_styles.digit_styles_class(host.datasets.MultipleDomainDataset)):
     def __init__(self, root, test_envs, hparams):
         super().__init__(root, test_envs, hparams)
         self.datasets = [Watched(environment) for environment in self.datasets]

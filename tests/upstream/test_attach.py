@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from domainbed_domainfusion import attach
+from domainbed_domainfusion.hosting import attach
 
 from .attached import ROOT
 
@@ -19,8 +19,12 @@ def copy(domainbed_dir, tmp_path):
 
 def differing(left: Path, right: Path) -> list[str]:
     """Files that only one tree has or that differ in a byte, .git and compiled files left aside."""
-    names = {str(path.relative_to(root)) for root in (left, right) for path in root.rglob("*")
-             if path.is_file() and not {".git", "__pycache__"} & set(path.parts)}
+    names = {
+        str(path.relative_to(root))
+        for root in (left, right)
+        for path in root.rglob("*")
+        if path.is_file() and not {".git", "__pycache__"} & set(path.parts)
+    }
     _, mismatched, missing = filecmp.cmpfiles(left, right, sorted(names), shallow=False)
     return mismatched + missing
 

@@ -8,22 +8,54 @@ import pytest
 
 FAST = json.dumps({"backbone": "mnist_cnn", "batch_size": 8, "generation_interval": 1})
 ALGORITHMS = ("ERM", "SAM", "DomainFusion")
-SWEEP = ("--algorithms", *ALGORITHMS, "--datasets", "DigitStyles", "--n_hparams", 1, "--n_trials", 1, "--steps", 4,
-         "--single_test_envs", "--skip_confirmation", "--hparams", FAST)
+SWEEP = (
+    "--algorithms",
+    *ALGORITHMS,
+    "--datasets",
+    "DigitStyles",
+    "--n_hparams",
+    1,
+    "--n_trials",
+    1,
+    "--steps",
+    4,
+    "--single_test_envs",
+    "--skip_confirmation",
+    "--hparams",
+    FAST,
+)
 
 
 @pytest.fixture(scope="module")
 def sweep(attached, tmp_path_factory):
     """A sweep of three algorithms over four environments by the local launcher; (its folder, what it printed)."""
     folder = tmp_path_factory.mktemp("sweep")
-    done = attached.script("sweep", "launch", *SWEEP, "--command_launcher", "local", "--data_dir", folder / "data",
-                           "--output_dir", folder / "runs")
+    done = attached.script(
+        "sweep",
+        "launch",
+        *SWEEP,
+        "--command_launcher",
+        "local",
+        "--data_dir",
+        folder / "data",
+        "--output_dir",
+        folder / "runs",
+    )
     return folder, done.stdout
 
 
 def command(attached, folder, verb, launcher="dummy"):
-    return attached.script("sweep", verb, *SWEEP, "--command_launcher", launcher, "--data_dir", folder / "data",
-                           "--output_dir", folder / "runs").stdout
+    return attached.script(
+        "sweep",
+        verb,
+        *SWEEP,
+        "--command_launcher",
+        launcher,
+        "--data_dir",
+        folder / "data",
+        "--output_dir",
+        folder / "runs",
+    ).stdout
 
 
 def test_every_job_is_done(attached, sweep):
@@ -34,7 +66,8 @@ def test_every_job_is_done(attached, sweep):
     assert all((job / "done").exists() for job in jobs), [(job / "err.txt").read_text() for job in jobs]
     rows = [json.loads(line) for job in jobs for line in (job / "results.jsonl").read_text().splitlines()]
     assert {(row["args"]["algorithm"], *row["args"]["test_envs"]) for row in rows} == {
-        (algorithm, env) for algorithm in ALGORITHMS for env in range(4)}
+        (algorithm, env) for algorithm in ALGORITHMS for env in range(4)
+    }
     assert sum(row.get("generated_images", 0) for row in rows) > 0
     assert "12 jobs: 12 done, 0 incomplete, 0 not launched." in command(attached, folder, "launch")
 
@@ -52,8 +85,17 @@ def test_collect_results_shows_the_three_algorithms(attached, sweep):
 
 def test_list_top_hparams_shows_ours(attached, sweep):
     folder, _ = sweep
-    printed = attached.script("list_top_hparams", "--input_dir", folder / "runs", "--algorithm", "DomainFusion",
-                              "--dataset", "DigitStyles", "--test_env", 2).stdout
+    printed = attached.script(
+        "list_top_hparams",
+        "--input_dir",
+        folder / "runs",
+        "--algorithm",
+        "DomainFusion",
+        "--dataset",
+        "DigitStyles",
+        "--test_env",
+        2,
+    ).stdout
     assert "lambda2: 0.5" in printed and "backbone: mnist_cnn" in printed
 
 
@@ -82,10 +124,13 @@ def test_either_host_collects_the_folder_alike(attached, sweep):
 def test_a_dry_run_of_a_sweep_file_lists_what_domainbed_would_launch(attached, tmp_path):
     """The printed command, run by DomainBed itself with its dummy launcher, prints the same jobs."""
     file = tmp_path / "small.txt"
-    file.write_text("# Jobs: 12\n[small]\n--algorithms ERM SAM DomainFusion\n--datasets PACS\n--single_test_envs\n"
-                    "--n_trials 1\n--n_hparams 1\n--hparams '{\"backbone\": \"resnet50\", \"freeze_bn\": true}'\n")
-    printed = attached.python("domainbed_domainfusion.cli", "sweep", "--dry-run", file, "--output_dir",
-                              tmp_path / "runs").stdout.splitlines()
+    file.write_text(
+        "# Jobs: 12\n[small]\n--algorithms ERM SAM DomainFusion\n--datasets PACS\n--single_test_envs\n"
+        '--n_trials 1\n--n_hparams 1\n--hparams \'{"backbone": "resnet50", "freeze_bn": true}\'\n'
+    )
+    printed = attached.python(
+        "domainbed_domainfusion.cli", "sweep", "--dry-run", file, "--output_dir", tmp_path / "runs"
+    ).stdout.splitlines()
     python, flag, module, *arguments = shlex.split(printed[1])
     assert module == "domainbed.scripts.sweep"
     theirs = attached.python(module, *arguments, "--command_launcher", "dummy", "--skip_confirmation").stdout

@@ -9,14 +9,43 @@ HPARAMS = {"backbone": "mnist_cnn", "batch_size": 4}
 
 def train(attached, folder, algorithm, *arguments, dataset="DigitStyles", hparams=(), **options):
     given = json.dumps({**HPARAMS, **dict(hparams)})
-    return attached.script("train", "--algorithm", algorithm, "--dataset", dataset, "--hparams", given, "--data_dir",
-                           folder.parent / "data", "--output_dir", folder, *arguments, **options)
+    return attached.script(
+        "train",
+        "--algorithm",
+        algorithm,
+        "--dataset",
+        dataset,
+        "--hparams",
+        given,
+        "--data_dir",
+        folder.parent / "data",
+        "--output_dir",
+        folder,
+        *arguments,
+        **options,
+    )
 
 
-@pytest.mark.parametrize("arguments", [
-    ("--test_envs", 0, "--steps", 3, "--seed", 7),
-    ("--test_envs", 1, 3, "--steps", 2, "--trial_seed", 2, "--holdout_fraction", 0.5, "--uda_holdout_fraction", 0.4),
-], ids=["one test environment", "two, with unlabeled splits"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--test_envs", 0, "--steps", 3, "--seed", 7),
+        (
+            "--test_envs",
+            1,
+            3,
+            "--steps",
+            2,
+            "--trial_seed",
+            2,
+            "--holdout_fraction",
+            0.5,
+            "--uda_holdout_fraction",
+            0.4,
+        ),
+    ],
+    ids=["one test environment", "two, with unlabeled splits"],
+)
 def test_the_context_is_what_train_does(attached, tmp_path, arguments):
     train(attached, tmp_path / "job", "ContextProbe", *arguments)
     seen = json.loads((tmp_path / "job" / "context.json").read_text())
@@ -29,8 +58,10 @@ def test_the_context_is_what_train_does(attached, tmp_path, arguments):
     assert last["epoch"] == last["step"] / seen["ours"]["steps_per_epoch"]
 
 
-TRIPWIRE = {"dataset": "TripwireDigits",
-            "hparams": {"ldm": "pocket", "image_size": 32, "generation_interval": 1, "candidates": 1}}
+TRIPWIRE = {
+    "dataset": "TripwireDigits",
+    "hparams": {"ldm": "pocket", "image_size": 32, "generation_interval": 1, "candidates": 1},
+}
 
 
 def test_training_and_generation_read_only_the_training_in_splits(attached, tmp_path):
@@ -42,8 +73,9 @@ def test_training_and_generation_read_only_the_training_in_splits(attached, tmp_
 
 def test_the_tripwire_is_armed(attached, tmp_path):
     """An algorithm that reads the test environment does not get past its first step."""
-    failed = train(attached, tmp_path / "job", "WatchedLeak", "--steps", 1, "--test_envs", 0, check=False,
-                   dataset="TripwireDigits")
+    failed = train(
+        attached, tmp_path / "job", "WatchedLeak", "--steps", 1, "--test_envs", 0, check=False, dataset="TripwireDigits"
+    )
     assert failed.returncode != 0
     assert "tripwire: example 0 is not in a training in-split" in (tmp_path / "job" / "err.txt").read_text()
 

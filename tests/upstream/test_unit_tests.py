@@ -4,22 +4,36 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from domainbed_domainfusion import attach
+from domainbed_domainfusion.hosting import attach
 
 from .attached import Attached
 
 OURS = ("ERM", "SAM", "DomainFusion", "DiffusionClassifier", "TextToImageClassifier")
 # Beside test_models.py. Those that need downloaded data (test_datasets.py, two of scripts) skip without DATA_DIR.
-TESTS = ("test_hparams_registry.py", "test_networks.py", "test_model_selection.py", "lib", "scripts",
-         "test_datasets.py")
+TESTS = (
+    "test_hparams_registry.py",
+    "test_networks.py",
+    "test_model_selection.py",
+    "lib",
+    "scripts",
+    "test_datasets.py",
+)
 
 
 def run(copy, folder, tests, datasets, algorithms=()):
     """Run upstream's tests; the names of its tests by outcome: passed, skipped, failed."""
     report = folder / "report.xml"
     chosen = ("--algorithms", *algorithms) if algorithms else ()
-    done = copy.python("tests.upstream.unit_tests", *(f"domainbed/test/{test}" for test in tests),
-                       "--report", report, "--datasets", *datasets, *chosen, check=False)
+    done = copy.python(
+        "tests.upstream.unit_tests",
+        *(f"domainbed/test/{test}" for test in tests),
+        "--report",
+        report,
+        "--datasets",
+        *datasets,
+        *chosen,
+        check=False,
+    )
     assert report.exists(), done.stdout + done.stderr
     outcomes = {"passed": [], "skipped": [], "failed": []}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -27,8 +41,10 @@ def run(copy, folder, tests, datasets, algorithms=()):
         outcome = "failed" if children & {"failure", "error"} else "skipped" if "skipped" in children else "passed"
         outcomes[outcome].append(f"{case.get('classname')}.{case.get('name')}")
     counts = ", ".join(f"{len(names)} {outcome}" for outcome, names in outcomes.items())
-    print(f"\nDomainBed's unit tests, {', '.join(algorithms) or 'all algorithms'} on {', '.join(datasets)} "
-          f"({', '.join(tests)}): {counts}")
+    print(
+        f"\nDomainBed's unit tests, {', '.join(algorithms) or 'all algorithms'} on {', '.join(datasets)} "
+        f"({', '.join(tests)}): {counts}"
+    )
     if outcomes["failed"]:
         print(done.stdout)
     return outcomes

@@ -1,6 +1,6 @@
 """Loaders whose worker processes live as long as the run: one endless stream of batches each."""
 
-from typing import Iterable, Iterator, List, Optional
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, WeightedRandomSampler
@@ -9,10 +9,10 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, W
 class _Endless:
     """Draws from a sampler again and again."""
 
-    def __init__(self, sampler: Iterable[List[int]]):
+    def __init__(self, sampler: Iterable[list[int]]):
         self.sampler = sampler
 
-    def __iter__(self) -> Iterator[List[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         while True:
             yield from self.sampler
 
@@ -24,7 +24,7 @@ def _stream(dataset: Dataset, batches: BatchSampler, num_workers: int) -> Iterat
 class InfiniteDataLoader:
     """Batches for ever, drawn with replacement: uniformly, or by the weights (N,) if given. Its length is undefined."""
 
-    def __init__(self, dataset: Dataset, weights: Optional[torch.Tensor], batch_size: int, num_workers: int):
+    def __init__(self, dataset: Dataset, weights: torch.Tensor | None, batch_size: int, num_workers: int):
         if weights is None:
             sampler = RandomSampler(dataset, replacement=True)
         else:

@@ -3,7 +3,8 @@
 import hashlib
 import sys
 from collections import Counter
-from typing import Any, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,14 @@ class SplitDataset(Dataset):
         self.underlying_dataset = underlying_dataset
         self.keys = keys
 
-    def __getitem__(self, position: int) -> Tuple[Any, Any]:
+    def __getitem__(self, position: int) -> tuple[Any, Any]:
         return self.underlying_dataset[self.keys[position]]
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
-def split_dataset(dataset: Dataset, n: int, seed: int = 0) -> Tuple[SplitDataset, SplitDataset]:
+def split_dataset(dataset: Dataset, n: int, seed: int = 0) -> tuple[SplitDataset, SplitDataset]:
     """Shuffle the indices with `RandomState(seed)`; the first `n` are the first part, the rest the second."""
     if n > len(dataset):
         raise ValueError(f"cannot take {n} of {len(dataset)} examples")
@@ -46,7 +47,7 @@ def make_weights_for_balanced_classes(dataset: Dataset) -> torch.Tensor:
     return torch.tensor([1 / (counts[label] * len(counts)) for label in labels])
 
 
-def accuracy(network: torch.nn.Module, loader: DataLoader, weights: Optional[torch.Tensor], device: str) -> float:
+def accuracy(network: torch.nn.Module, loader: DataLoader, weights: torch.Tensor | None, device: str) -> float:
     """The share in [0, 1] of the loader's examples whose largest logit is the label's, weighted by `weights` (N,).
 
     `network.predict(x)` gives logits (B, classes). The network is in eval mode meanwhile, in train mode afterwards.
@@ -56,7 +57,7 @@ def accuracy(network: torch.nn.Module, loader: DataLoader, weights: Optional[tor
     with torch.no_grad():
         for x, y in loader:
             hits = network.predict(x.to(device)).argmax(1).eq(y.to(device)).float().cpu()
-            share = torch.ones(len(x)) if weights is None else weights[seen:seen + len(x)]
+            share = torch.ones(len(x)) if weights is None else weights[seen : seen + len(x)]
             seen += len(x)
             correct += (hits * share).sum().item()
             total += share.sum().item()
@@ -66,7 +67,7 @@ def accuracy(network: torch.nn.Module, loader: DataLoader, weights: Optional[tor
 
 def print_row(row: Sequence[Any], colwidth: int = 10, latex: bool = False) -> None:
     """Print one table row: cells padded and cut to `colwidth` characters, floating-point numbers with ten decimals."""
-    cells: List[str] = []
+    cells: list[str] = []
     for value in row:
         text = f"{value:.10f}" if isinstance(value, (float, np.floating)) else str(value)
         cells.append(text.ljust(colwidth)[:colwidth])

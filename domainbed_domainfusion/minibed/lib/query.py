@@ -2,11 +2,12 @@
 
 import inspect
 import json
-from typing import Any, Callable, Hashable, Iterator, List, Union
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 import numpy as np
 
-Selector = Union[str, Callable[[Any], Any]]
+Selector = str | Callable[[Any], Any]
 
 
 def make_selector_fn(selector: Selector) -> Callable[[Any], Any]:
@@ -24,6 +25,7 @@ def make_selector_fn(selector: Selector) -> Callable[[Any], Any]:
         for key in keys:
             record = record[key]
         return record
+
     return read
 
 
@@ -38,7 +40,7 @@ def _as_key(value: Any) -> Hashable:
 class Q:
     """A list with queries; each query returns a new Q, except where it returns one value."""
 
-    def __init__(self, items: List[Any]):
+    def __init__(self, items: list[Any]):
         self._list = items
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class Q:
     def __iter__(self) -> Iterator[Any]:
         return iter(self._list)
 
-    def __getitem__(self, position: Union[int, slice]) -> Any:
+    def __getitem__(self, position: int | slice) -> Any:
         return self._list[position]
 
     def __eq__(self, other: object) -> bool:
@@ -94,9 +96,11 @@ class Q:
 
     def sorted(self, key: Callable[[Any], Any] = lambda item: item) -> "Q":
         """Ascending and stable; NaN counts as the smallest."""
+
         def rank(item: Any) -> Any:
             value = key(item)
             return float("-inf") if isinstance(value, (float, np.floating)) and np.isnan(value) else value
+
         return Q(sorted(self._list, key=rank))
 
     def argmax(self, selector: Selector) -> Any:

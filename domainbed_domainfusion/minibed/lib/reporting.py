@@ -2,7 +2,6 @@
 
 import json
 import os
-from typing import Dict, List, Tuple
 
 import tqdm
 
@@ -14,7 +13,7 @@ def load_records(path: str) -> Q:
     """Every line of every `results.jsonl` one folder below `path`, as dicts; folders without one are passed over."""
     if not os.path.isdir(path):
         raise InputError(f"There is no folder {path}: give the --output_dir of a sweep.")
-    records: List[dict] = []
+    records: list[dict] = []
     for name in tqdm.tqdm(os.listdir(path), ncols=80, leave=False):
         results = os.path.join(path, name, "results.jsonl")
         if not os.path.isfile(results):
@@ -24,14 +23,16 @@ def load_records(path: str) -> Q:
                 try:
                     records.append(json.loads(line))
                 except json.JSONDecodeError as error:
-                    raise InputError(f"Line {number} of {results} is not whole (the run was interrupted): "
-                                     "delete that line, or the job's folder and run it again.") from error
+                    raise InputError(
+                        f"Line {number} of {results} is not whole (the run was interrupted): "
+                        "delete that line, or the job's folder and run it again."
+                    ) from error
     return Q(records)
 
 
 def get_grouped_records(records: Q) -> Q:
     """One {trial_seed, dataset, algorithm, test_env, records} per combination; two test envs put a record in two."""
-    groups: Dict[Tuple, List[dict]] = {}
+    groups: dict[tuple, list[dict]] = {}
     for record in records:
         args = record["args"]
         for test_env in args["test_envs"]:

@@ -8,7 +8,8 @@ averages.
 import argparse
 import os
 import sys
-from typing import Any, List, NamedTuple, Optional, Sequence, Type
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,8 @@ from ..lib.query import Q
 class Cell(NamedTuple):
     """A mean and standard error in percent, and how they are printed; without data the numbers are None."""
 
-    mean: Optional[float]
-    error: Optional[float]
+    mean: float | None
+    error: float | None
     text: str
 
 
@@ -37,14 +38,14 @@ def format_mean(accuracies: Sequence[float], latex: bool) -> Cell:
     return Cell(mean, error, f"{mean:.1f} {sign} {error:.1f}")
 
 
-def _row(label: str, cells: List[Cell]) -> List[str]:
+def _row(label: str, cells: list[Cell]) -> list[str]:
     """The label, the cells and their average (an X if one is missing)."""
     means = [cell.mean for cell in cells]
     average = "X" if None in means else f"{sum(means) / len(means):.1f}"
     return [label, *(cell.text for cell in cells), average]
 
 
-def print_table(rows: List[List[Any]], header_text: str, col_labels: Sequence[Any], colwidth: int, latex: bool) -> None:
+def print_table(rows: list[list[Any]], header_text: str, col_labels: Sequence[Any], colwidth: int, latex: bool) -> None:
     """Print rows, each beginning with its label, under the column labels."""
     print()
     if latex:
@@ -67,11 +68,13 @@ def _print_heading(level: str, title: str, latex: bool) -> None:
         print(f"\n\\{level}{{{title}}}")
 
 
-def print_results_tables(records: Q, selection_method: Type[model_selection.SelectionMethod], latex: bool) -> None:
+def print_results_tables(records: Q, selection_method: type[model_selection.SelectionMethod], latex: bool) -> None:
     """One table per dataset among the records and one of averages over trials, by that selection method."""
-    groups = reporting.get_grouped_records(records).map(
-        lambda group: {**group, "sweep_acc": selection_method.sweep_acc(group["records"])}
-    ).filter(lambda group: group["sweep_acc"] is not None)
+    groups = (
+        reporting.get_grouped_records(records)
+        .map(lambda group: {**group, "sweep_acc": selection_method.sweep_acc(group["records"])})
+        .filter(lambda group: group["sweep_acc"] is not None)
+    )
     found = list(records.select("args.algorithm").unique())
     names = [name for name in algorithms.ALGORITHMS if name in found]
     names += [name for name in found if name not in names]
@@ -80,21 +83,53 @@ def print_results_tables(records: Q, selection_method: Type[model_selection.Sele
 
     for dataset in dataset_names:
         _print_heading("subsubsection", dataset, latex)
-        rows = [_row(algorithm, [
-            format_mean(groups.filter_equals("dataset, algorithm, test_env", (dataset, algorithm, env))
-                        .select("sweep_acc"), latex)
-            for env in range(datasets.num_environments(dataset))]) for algorithm in names]
+        rows = [
+            _row(
+                algorithm,
+                [
+                    format_mean(
+                        groups.filter_equals("dataset, algorithm, test_env", (dataset, algorithm, env)).select(
+                            "sweep_acc"
+                        ),
+                        latex,
+                    )
+                    for env in range(datasets.num_environments(dataset))
+                ],
+            )
+            for algorithm in names
+        ]
         environments = datasets.get_dataset_class(dataset).ENVIRONMENTS
-        print_table(rows, f"Dataset: {dataset}, model selection method: {selection_method.name}",
-                    ["Algorithm", *environments, "Avg"], colwidth=20, latex=latex)
+        print_table(
+            rows,
+            f"Dataset: {dataset}, model selection method: {selection_method.name}",
+            ["Algorithm", *environments, "Avg"],
+            colwidth=20,
+            latex=latex,
+        )
 
     _print_heading("subsubsection", "Averages", latex)
-    rows = [_row(algorithm, [
-        format_mean(groups.filter_equals("algorithm, dataset", (algorithm, dataset)).group("trial_seed")
-                    .map(lambda trial, members: members.select("sweep_acc").mean()), latex)
-        for dataset in dataset_names]) for algorithm in names]
-    print_table(rows, f"Averages, model selection method: {selection_method.name}",
-                ["Algorithm", *dataset_names, "Avg"], colwidth=25, latex=latex)
+    rows = [
+        _row(
+            algorithm,
+            [
+                format_mean(
+                    groups.filter_equals("algorithm, dataset", (algorithm, dataset))
+                    .group("trial_seed")
+                    .map(lambda trial, members: members.select("sweep_acc").mean()),
+                    latex,
+                )
+                for dataset in dataset_names
+            ],
+        )
+        for algorithm in names
+    ]
+    print_table(
+        rows,
+        f"Averages, model selection method: {selection_method.name}",
+        ["Algorithm", *dataset_names, "Avg"],
+        colwidth=25,
+        latex=latex,
+    )
 
 
 def print_report(records: Q, latex: bool) -> None:
@@ -110,7 +145,7 @@ def print_report(records: Q, latex: bool) -> None:
         print("\\end{document}")
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the sweep in --input_dir and print its tables, to the screen and to the file beside the jobs."""
     parser = argparse.ArgumentParser(description="Domain generalization testbed")
     parser.add_argument("--input_dir", type=str, required=True)
@@ -118,8 +153,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parser.parse_args(argv)
     records = reporting.load_records(args.input_dir)
     if not len(records):
-        raise InputError(f"No results.jsonl under {args.input_dir}: give the --output_dir of a sweep whose jobs have "
-                         "begun.")
+        raise InputError(
+            f"No results.jsonl under {args.input_dir}: give the --output_dir of a sweep whose jobs have begun."
+        )
     stdout = sys.stdout
     sys.stdout = misc.Tee(os.path.join(args.input_dir, "results.tex" if args.latex else "results.txt"), "w")
     try:

@@ -1,14 +1,14 @@
 """The hparams of a sweep, best first: `python -m domainbed_domainfusion.minibed.scripts.list_top_hparams …`."""
 
 import argparse
-from typing import Optional, Sequence, Type
+from collections.abc import Sequence
 
 from .. import model_selection
 from ..lib import reporting
 from ..lib.query import Q
 
 
-def print_top_hparams(groups: Q, selection_method: Type[model_selection.SelectionMethod]) -> None:
+def print_top_hparams(groups: Q, selection_method: type[model_selection.SelectionMethod]) -> None:
     """For each trial's group: every run's accuracies, hparams and folders, the best validation accuracy first."""
     print(f"Model selection: {selection_method.name}")
     for group in groups:
@@ -22,7 +22,7 @@ def print_top_hparams(groups: Q, selection_method: Type[model_selection.Selectio
                 print(f"\t\t\t{output_dir}")
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the sweep in --input_dir and print the list for one dataset, algorithm and test environment."""
     parser = argparse.ArgumentParser(description="Domain generalization testbed")
     parser.add_argument("--input_dir", required=True)
@@ -33,7 +33,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     records = reporting.load_records(args.input_dir)
     print("Total records:", len(records))
     groups = reporting.get_grouped_records(records).filter_equals(
-        "dataset, algorithm, test_env", (args.dataset, args.algorithm, args.test_env))
+        "dataset, algorithm, test_env", (args.dataset, args.algorithm, args.test_env)
+    )
     for method in model_selection.METHODS:
         print_top_hparams(groups, method)
 

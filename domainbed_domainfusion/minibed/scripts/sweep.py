@@ -13,15 +13,15 @@ import os
 import shlex
 import shutil
 import sys
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tqdm
 
-from ...errors import InputError
+from ...errors import InputError, unknown_name
 from .. import algorithms, command_launchers, datasets
 from ..lib import misc
-from ..lib.lookup import unknown_name
 
 TRAIN_MODULE = f"{__package__}.train"
 
@@ -33,7 +33,7 @@ class Job:
     INCOMPLETE = "Incomplete"
     DONE = "Done"
 
-    def __init__(self, train_args: Dict[str, Any], sweep_output_dir: str):
+    def __init__(self, train_args: dict[str, Any], sweep_output_dir: str):
         name = hashlib.md5(json.dumps(train_args, sort_keys=True).encode("utf-8")).hexdigest()
         self.output_dir = os.path.join(sweep_output_dir, name)
         self.train_args = {**copy.deepcopy(train_args), "output_dir": self.output_dir}
@@ -57,7 +57,7 @@ class Job:
         return f"{self.state}: {self.output_dir} {what}"
 
     @staticmethod
-    def launch(jobs: Sequence["Job"], launcher_fn: Callable[[List[str]], None]) -> None:
+    def launch(jobs: Sequence["Job"], launcher_fn: Callable[[list[str]], None]) -> None:
         """Make the jobs' folders and hand their commands to the launcher, shuffled so that progress is even."""
         print("Launching...")
         jobs = list(jobs)
@@ -77,7 +77,7 @@ class Job:
         print(f"Deleted {len(jobs)} jobs!")
 
 
-def all_test_env_combinations(n: int) -> Iterator[List[int]]:
+def all_test_env_combinations(n: int) -> Iterator[list[int]]:
     """Every choice of one or two test environments out of n; at least 3, so that a training environment remains."""
     if n < 3:
         raise InputError("Leaving two environments out takes a dataset of at least three: use --single_test_envs.")
@@ -86,25 +86,45 @@ def all_test_env_combinations(n: int) -> Iterator[List[int]]:
         yield from ([i, j] for j in range(i + 1, n))
 
 
-def _test_env_choices(dataset: str, single_test_envs: bool) -> List[List[int]]:
+def _test_env_choices(dataset: str, single_test_envs: bool) -> list[list[int]]:
     n = datasets.num_environments(dataset)
     return [[i] for i in range(n)] if single_test_envs else list(all_test_env_combinations(n))
 
 
-def make_args_list(n_trials: int, dataset_names: Sequence[str], algorithms: Sequence[str], n_hparams_from: int,
-                   n_hparams: int, steps: Optional[int], data_dir: str, task: str, holdout_fraction: float,
-                   single_test_envs: bool, hparams: Optional[str]) -> List[Dict[str, Any]]:
+def make_args_list(
+    n_trials: int,
+    dataset_names: Sequence[str],
+    algorithms: Sequence[str],
+    n_hparams_from: int,
+    n_hparams: int,
+    steps: int | None,
+    data_dir: str,
+    task: str,
+    holdout_fraction: float,
+    single_test_envs: bool,
+    hparams: str | None,
+) -> list[dict[str, Any]]:
     """The arguments of every job: (trial, dataset, algorithm, test envs, hparams seed), the last changing fastest."""
     optional = {name: value for name, value in (("steps", steps), ("hparams", hparams)) if value is not None}
     return [
-        {"dataset": dataset, "algorithm": algorithm, "test_envs": test_envs, "holdout_fraction": holdout_fraction,
-         "hparams_seed": hparams_seed, "data_dir": data_dir, "task": task, "trial_seed": trial_seed,
-         "seed": misc.seed_hash(dataset, algorithm, test_envs, hparams_seed, trial_seed), **optional}
+        {
+            "dataset": dataset,
+            "algorithm": algorithm,
+            "test_envs": test_envs,
+            "holdout_fraction": holdout_fraction,
+            "hparams_seed": hparams_seed,
+            "data_dir": data_dir,
+            "task": task,
+            "trial_seed": trial_seed,
+            "seed": misc.seed_hash(dataset, algorithm, test_envs, hparams_seed, trial_seed),
+            **optional,
+        }
         for trial_seed in range(n_trials)
         for dataset in dataset_names
         for algorithm in algorithms
         for test_envs in _test_env_choices(dataset, single_test_envs)
-        for hparams_seed in range(n_hparams_from, n_hparams)]
+        for hparams_seed in range(n_hparams_from, n_hparams)
+    ]
 
 
 def ask_for_confirmation() -> None:
@@ -114,7 +134,7 @@ def ask_for_confirmation() -> None:
         sys.exit(0)
 
 
-def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, with DomainBed's names and defaults.
 
     Raises InputError for an unknown dataset, algorithm or launcher.
@@ -146,15 +166,23 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """List the sweep's jobs with their states, then launch those not launched or delete those incomplete."""
     args = parse_arguments(argv)
     args_list = make_args_list(
-        n_trials=args.n_trials, dataset_names=args.datasets, algorithms=args.algorithms,
-        n_hparams_from=args.n_hparams_from, n_hparams=args.n_hparams, steps=args.steps, data_dir=args.data_dir,
-        task=args.task, holdout_fraction=args.holdout_fraction, single_test_envs=args.single_test_envs,
-        hparams=args.hparams)
-    by_state: Dict[str, List[Job]] = {Job.DONE: [], Job.INCOMPLETE: [], Job.NOT_LAUNCHED: []}
+        n_trials=args.n_trials,
+        dataset_names=args.datasets,
+        algorithms=args.algorithms,
+        n_hparams_from=args.n_hparams_from,
+        n_hparams=args.n_hparams,
+        steps=args.steps,
+        data_dir=args.data_dir,
+        task=args.task,
+        holdout_fraction=args.holdout_fraction,
+        single_test_envs=args.single_test_envs,
+        hparams=args.hparams,
+    )
+    by_state: dict[str, list[Job]] = {Job.DONE: [], Job.INCOMPLETE: [], Job.NOT_LAUNCHED: []}
     for train_args in args_list:
         job = Job(train_args, args.output_dir)
         by_state[job.state].append(job)

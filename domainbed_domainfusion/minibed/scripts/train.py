@@ -11,7 +11,8 @@ import random
 import sys
 import time
 from collections import defaultdict
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -27,17 +28,18 @@ from ..lib.fast_data_loader import FastDataLoader, InfiniteDataLoader
 
 EVALUATION_BATCH_SIZE = 64
 
-WeightedSplit = Tuple[Dataset, Optional[torch.Tensor]]
+WeightedSplit = tuple[Dataset, torch.Tensor | None]
 
 
-def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; its names and defaults are DomainBed's, and all of them go into every results line."""
     parser = argparse.ArgumentParser(description="Domain generalization")
     parser.add_argument("--data_dir", type=str)
     parser.add_argument("--dataset", type=str, default="RotatedMNIST")
     parser.add_argument("--algorithm", type=str, default="ERM")
-    parser.add_argument("--task", default="domain_generalization",
-                        choices=["domain_generalization", "domain_adaptation"])
+    parser.add_argument(
+        "--task", default="domain_generalization", choices=["domain_generalization", "domain_adaptation"]
+    )
     parser.add_argument("--hparams", type=str, help="a JSON object of hparams that override the chosen ones")
     parser.add_argument("--hparams_seed", type=int, default=0, help="0 for the defaults, else a random choice")
     parser.add_argument("--trial_seed", type=int, default=0, help="decides the splits, and the random choice with it")
@@ -47,8 +49,12 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument("--test_envs", type=int, nargs="+", default=[0])
     parser.add_argument("--output_dir", type=str, default="train_output")
     parser.add_argument("--holdout_fraction", type=float, default=0.2)
-    parser.add_argument("--uda_holdout_fraction", type=float, default=0,
-                        help="share of a test environment that domain adaptation sees without labels")
+    parser.add_argument(
+        "--uda_holdout_fraction",
+        type=float,
+        default=0,
+        help="share of a test environment that domain adaptation sees without labels",
+    )
     parser.add_argument("--skip_model_save", action="store_true")
     parser.add_argument("--save_model_every_checkpoint", action="store_true")
     return parser.parse_args(argv)
@@ -57,21 +63,26 @@ def parse_arguments(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def print_environment() -> None:
     """The versions that decide whether a run can be repeated."""
     print("Environment:")
-    for name, version in (("Python", sys.version.split(" ")[0]), ("PyTorch", torch.__version__),
-                          ("Torchvision", torchvision.__version__), ("CUDA", torch.version.cuda),
-                          ("CUDNN", torch.backends.cudnn.version()), ("NumPy", np.__version__),
-                          ("PIL", PIL.__version__)):
+    for name, version in (
+        ("Python", sys.version.split(" ")[0]),
+        ("PyTorch", torch.__version__),
+        ("Torchvision", torchvision.__version__),
+        ("CUDA", torch.version.cuda),
+        ("CUDNN", torch.backends.cudnn.version()),
+        ("NumPy", np.__version__),
+        ("PIL", PIL.__version__),
+    ):
         print(f"\t{name}: {version}")
 
 
-def print_settings(title: str, settings: Dict[str, Any]) -> None:
+def print_settings(title: str, settings: dict[str, Any]) -> None:
     """One indented line per setting, in the order of their names."""
     print(f"{title}:")
     for name, value in sorted(settings.items()):
         print(f"\t{name}: {value}")
 
 
-def choose_hparams(args: argparse.Namespace) -> Dict[str, Any]:
+def choose_hparams(args: argparse.Namespace) -> dict[str, Any]:
     """The defaults or a random choice, overridden by --hparams."""
     if args.hparams_seed == 0:
         hparams = hparams_registry.default_hparams(args.algorithm, args.dataset)
@@ -95,9 +106,9 @@ def seed_everything(seed: int) -> None:
 class Splits(NamedTuple):
     """For each environment: training part, held-out part, and (test environments only, if any) the unlabeled part."""
 
-    inner: List[WeightedSplit]
-    outer: List[WeightedSplit]
-    unlabeled: List[WeightedSplit]
+    inner: list[WeightedSplit]
+    outer: list[WeightedSplit]
+    unlabeled: list[WeightedSplit]
 
 
 def split_environments(dataset: datasets.MultipleDomainDataset, args: argparse.Namespace, balanced: bool) -> Splits:
@@ -115,44 +126,52 @@ def split_environments(dataset: datasets.MultipleDomainDataset, args: argparse.N
         for target, part in parts:
             target.append((part, misc.make_weights_for_balanced_classes(part) if balanced else None))
     if args.task == "domain_adaptation" and not splits.unlabeled:
-        raise InputError("Domain adaptation needs unlabeled examples: give --uda_holdout_fraction, the share of each "
-                         "test environment to use so.")
+        raise InputError(
+            "Domain adaptation needs unlabeled examples: give --uda_holdout_fraction, the share of each "
+            "test environment to use so."
+        )
     return splits
 
 
 class Loaders(NamedTuple):
     """Endless batches per training environment, unlabeled ones per test environment, every split to evaluate."""
 
-    training: List[InfiniteDataLoader]
-    unlabeled: List[InfiniteDataLoader]
-    evaluation: Dict[str, FastDataLoader]
+    training: list[InfiniteDataLoader]
+    unlabeled: list[InfiniteDataLoader]
+    evaluation: dict[str, FastDataLoader]
 
 
 def make_loaders(splits: Splits, args: argparse.Namespace, batch_size: int, num_workers: int) -> Loaders:
     """The loaders, made in DomainBed's order: each draws a seed from torch's global generator when it is made."""
-    def endless(chosen: List[WeightedSplit]) -> List[InfiniteDataLoader]:
-        return [InfiniteDataLoader(dataset=part, weights=weights, batch_size=batch_size, num_workers=num_workers)
-                for part, weights in chosen]
+
+    def endless(chosen: list[WeightedSplit]) -> list[InfiniteDataLoader]:
+        return [
+            InfiniteDataLoader(dataset=part, weights=weights, batch_size=batch_size, num_workers=num_workers)
+            for part, weights in chosen
+        ]
 
     training = endless([split for i, split in enumerate(splits.inner) if i not in args.test_envs])
     unlabeled = endless(splits.unlabeled)
     evaluation = {
         f"env{i}_{suffix}": FastDataLoader(dataset=part, batch_size=EVALUATION_BATCH_SIZE, num_workers=num_workers)
         for suffix, chosen in (("in", splits.inner), ("out", splits.outer), ("uda", splits.unlabeled))
-        for i, (part, _) in enumerate(chosen)}
+        for i, (part, _) in enumerate(chosen)
+    }
     return Loaders(training, unlabeled, evaluation)
 
 
 class Run:
     """One run: the dataset, its loaders, the algorithm, and the files it writes."""
 
-    def __init__(self, args: argparse.Namespace, hparams: Dict[str, Any]):
+    def __init__(self, args: argparse.Namespace, hparams: dict[str, Any]):
         self.args, self.hparams = args, hparams
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dataset = datasets.get_dataset_class(args.dataset)(args.data_dir, args.test_envs, hparams)
         if max(args.test_envs) >= len(self.dataset):
-            raise InputError(f"{args.dataset} has the environments 0 to {len(self.dataset) - 1}, but --test_envs names "
-                             f"{max(args.test_envs)}.")
+            raise InputError(
+                f"{args.dataset} has the environments 0 to {len(self.dataset) - 1}, but --test_envs names "
+                f"{max(args.test_envs)}."
+            )
         splits = split_environments(self.dataset, args, hparams["class_balanced"])
         self.steps_per_epoch = min(len(part) / hparams["batch_size"] for part, _ in splits.inner)
         self.loaders = make_loaders(splits, args, hparams["batch_size"], self.dataset.N_WORKERS)
@@ -160,14 +179,14 @@ class Run:
         algorithm_class = algorithms.get_algorithm_class(args.algorithm)
         self.algorithm = algorithm_class(self.dataset.input_shape, self.dataset.num_classes, self.num_domains, hparams)
         self.algorithm.to(self.device)
-        self._printed: List[str] = []
+        self._printed: list[str] = []
 
     def train(self) -> None:
         """All steps, evaluating at every checkpoint and after the last step; then the model and the marker."""
         steps = self.args.steps or self.dataset.N_STEPS
         checkpoint_freq = self.args.checkpoint_freq or self.dataset.CHECKPOINT_FREQ
         batches, unlabeled_batches = zip(*self.loaders.training), zip(*self.loaders.unlabeled)
-        logged: Dict[str, List[float]] = defaultdict(list)
+        logged: dict[str, list[float]] = defaultdict(list)
         for step in range(steps):
             started = time.time()
             minibatches = [(x.to(self.device), y.to(self.device)) for x, y in next(batches)]
@@ -186,9 +205,9 @@ class Run:
         self._save_model("model.pkl")
         write_atomically(os.path.join(self.args.output_dir, "done"), "done")
 
-    def _record(self, step: int, logged: Dict[str, List[float]]) -> None:
+    def _record(self, step: int, logged: dict[str, list[float]]) -> None:
         """Evaluate, print a row (with a header when the columns change) and append a line to results.jsonl."""
-        results: Dict[str, Any] = {"step": step, "epoch": step / self.steps_per_epoch}
+        results: dict[str, Any] = {"step": step, "epoch": step / self.steps_per_epoch}
         results.update((key, np.mean(values)) for key, values in logged.items())
         for name, loader in self.loaders.evaluation.items():
             results[f"{name}_acc"] = misc.accuracy(self.algorithm, loader, None, self.device)

@@ -1,0 +1,85 @@
+"""Extra memory of a method: the most bytes of tensors alive at once, above those alive when it starts (the weights).
+
+On a GPU torch's allocator counts them. On a CPU they come from the allocator's events in torch's profiler, which see
+every tensor, temporary ones inside an operator included, but not the scratch space that oneDNN takes for itself.
+Unlike the process's resident set this does not depend on what the C library keeps back for later.
+"""
+
+import gc
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from domainbed_domainfusion.diffusion.memory import peak
+from domainbed_domainfusion.diffusion.micro_batches import is_out_of_memory
+
+
+def extra_peak(method: Callable[[], object], device: str) -> int:
+    """Bytes; the method's result counts while the method runs."""
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        return peak(method, torch.device(device))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        method()
+    return _highest(_allocations(profiler))
+
+
+def largest_batch(run: Callable[[int], object], limit_bytes: int, device: str, most: int = 1024) -> int:
+    """The largest batch size (at most `most`) with which `run` keeps all of the process's tensors within a limit.
+
+    For a GPU: its allocator is held to the limit, and what does not fit raises out-of-memory. 0 if nothing fits.
+    """
+    total = torch.cuda.get_device_properties(device).total_memory
+    if limit_bytes < total:
+        torch.cuda.set_per_process_memory_fraction(limit_bytes / total, device)
+    try:
+        return largest(lambda size: _fits(run, size), most)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest size in [1, most] that fits, by doubling and halving; 0 if 1 does not. `fits` must be monotone."""
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _fits(run: Callable[[int], object], size: int) -> bool:
+    try:
+        run(size)
+        return True
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+    return False
+
+
+def _allocations(profiler: profile) -> list[int]:
+    """Bytes taken (positive) and given back (negative) on the CPU, in the order of time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    on_cpu = [event for event in events if event["name"] == "[memory]" and event["args"]["Device Type"] == 0]
+    return [event["args"]["Bytes"] for event in sorted(on_cpu, key=lambda event: event["ts"])]
+
+
+def _highest(changes: list[int]) -> int:
+    highest = level = 0
+    for change in changes:
+        level += change
+        highest = max(highest, level)
+    return highest

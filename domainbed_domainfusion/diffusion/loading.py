@@ -1,0 +1,88 @@
+"""The LDM's networks, read from a folder in diffusers' layout or from a single checkpoint, frozen and in eval mode."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ..errors import InputError
+from . import single_file
+
+
+def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    """Both from `path`, as `source.resolve_source` gives it."""
+    if path.is_file():
+        return (
+            _from_checkpoint(UNet2DConditionModel, path, "unet", dtype),
+            _from_checkpoint(AutoencoderKL, path, "vae", dtype),
+        )
+    # low_cpu_mem_usage needs the package accelerate; left to its default it says so at every load.
+    options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype, "low_cpu_mem_usage": False}
+    return (
+        frozen(UNet2DConditionModel.from_pretrained(path, subfolder="unet", **options)),
+        frozen(AutoencoderKL.from_pretrained(path, subfolder="vae", **options)),
+    )
+
+
+def text_encoder(path: Path, dtype: torch.dtype) -> CLIPTextModel:
+    """CLIP's text model from `path`; in float32 for float64, in which older transformers cannot mask."""
+    with _no_progress_bar():
+        if path.is_file():
+            config = CLIPTextConfig.from_pretrained(single_file.CONFIGS / "text_encoder")
+            encoder = CLIPTextModel.from_pretrained(None, config=config, state_dict=_tensors(path, "text_encoder"))
+        else:
+            encoder = CLIPTextModel.from_pretrained(path / "text_encoder", use_safetensors=True, local_files_only=True)
+    return frozen(encoder.to(torch.float32 if dtype == torch.float64 else dtype))
+
+
+def tiny_decoder(folder: Path, dtype: torch.dtype) -> AutoencoderTiny:
+    """A distilled autoencoder, of which only the decoder is used: the latents that its encoder gives are too dark."""
+    tiny = AutoencoderTiny.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=False
+    )
+    del tiny.encoder
+    return frozen(tiny)
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    return network.eval().requires_grad_(False)
+
+
+def _from_checkpoint(kind: type, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
+    """diffusers' own conversion, which would leave a weight that the file lacks at its random start."""
+    tensors = _tensors(path, part)
+    network = kind.from_single_file(tensors, config=str(single_file.CONFIGS), subfolder=part, local_files_only=True)
+    if len(tensors) < len(network.state_dict()):
+        raise InputError(
+            f"{path} is no whole Stable Diffusion 1.x checkpoint: its {single_file.PREFIXES[part]}* are "
+            f"{len(tensors)} tensors of {len(network.state_dict())}; fetch another one."
+        )
+    return frozen(nn.Module.to(network, dtype))  # diffusers' own `to` warns that it keeps nothing in float32
+
+
+def _tensors(path: Path, part: str) -> dict[str, Tensor]:
+    """One part of a checkpoint; the text encoder's names without the prefix."""
+    prefix = single_file.PREFIXES[part]
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118 - no dict
+    if part == "text_encoder":
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if "position_ids" not in name}
+    return tensors
+
+
+@contextmanager
+def _no_progress_bar():
+    """A load of a few tensors needs no bar of its own between the run's lines."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

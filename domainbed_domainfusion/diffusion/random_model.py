@@ -1,0 +1,71 @@
+"""The full-size architecture of Stable Diffusion 1.x with random weights: what it costs does not depend on them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from ..pocket.ldm_folder import tokenizer_files
+from .model import LatentDiffusion
+from .single_file import CONFIGS
+from .source import WEIGHTS
+
+DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64"}
+TOKENS = 77
+
+
+def write_random_model(folder: Path) -> Path:
+    """Write a Stable Diffusion 1.x folder of the full size whose weights take no room: sparse files of zeros.
+
+    `randomise` fills the networks once they are loaded. The tokenizer is the embedded model's, which spells words out.
+    Returns the folder.
+    """
+    shutil.copytree(CONFIGS, folder, dirs_exist_ok=True)
+    for part, network in _networks().items():
+        _write_sparse(folder / part / WEIGHTS[part], network.state_dict())
+    (folder / "tokenizer").mkdir()
+    for name, text in tokenizer_files().items():
+        if name == "tokenizer_config.json":
+            text = json.dumps({**json.loads(text), "model_max_length": TOKENS})
+        (folder / "tokenizer" / name).write_text(text, encoding="utf-8")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    return folder
+
+
+@torch.no_grad()
+def randomise(ldm: LatentDiffusion) -> None:
+    """Give a loaded stand-in small random weights: a GPU is faster on zeros than on real ones."""
+    block = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(ldm.device, ldm.dtype)
+    for network in (ldm._unet, ldm._vae):
+        for parameter in network.parameters():
+            flat = parameter.as_strided((parameter.numel(),), (1,))  # as it lies in memory: channels_last too
+            for start in range(0, len(flat), len(block)):
+                part = flat[start : start + len(block)]
+                part.copy_(block[: len(part)])
+
+
+def _networks() -> dict[str, torch.nn.Module]:
+    """The parts by folder, without memory for their weights."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        parts = {
+            part: kind.from_config(kind.load_config(CONFIGS / part))
+            for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
+        }
+        return {**parts, "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(CONFIGS / "text_encoder"))}
+
+
+def _write_sparse(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """A safetensors file of zeros: its header, and a hole of the length of the data."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, weight in weights.items():
+        start, end = end, end + weight.numel() * weight.element_size()
+        header[name] = {"dtype": DTYPE_NAMES[weight.dtype], "shape": list(weight.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)

@@ -1,0 +1,246 @@
+"""From the name of a latent diffusion model to a local folder or file that is whole and usable.
+
+A hub id is downloaded if it is not in the hub's cache; no weight is read. Needs neither diffusers nor transformers, so
+a run calls `resolve_source` before anything slow.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from ..errors import InputError
+from ..pocket import LDM_FOLDER
+from . import single_file
+from .weights import header
+
+#: Models that lie in this package, by the name they go by.
+EMBEDDED = {"pocket": LDM_FOLDER}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+FILES = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/*"]
+FILES += [f"{part}/{name}" for part, weights in WEIGHTS.items() for name in ("config.json", weights)]
+FILES += [f"{part}/{weights}.index.json" for part, weights in WEIGHTS.items()]
+FILES += [f"{part}/{weights[:-12]}-*-of-*.safetensors" for part, weights in WEIGHTS.items()]
+DECODER_FILES = ["config.json", WEIGHTS["vae"]]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
+
+
+def resolve_source(
+    source: str, revision: str | None = None, decoder: str | None = None, scheduler: str | None = None
+) -> Path:
+    """The local folder or file of `source`, once its layout has been checked.
+
+    source: "pocket", the embedded model; a local folder in diffusers' Stable Diffusion 1.x layout; a hub id such as
+    "CompVis/stable-diffusion-v1-4"; or one `.safetensors` checkpoint in the original release's layout. A hub id that is
+    in the hub's cache is taken from there without asking the network; otherwise its safetensors files are downloaded
+    now. No weight is read and no pickle is ever opened.
+    decoder, scheduler: also checked, see `resolve_decoder` and `check_scheduler`.
+    Raises InputError (one sentence with the remedy) for everything that could not be loaded later.
+    """
+    path = Path(EMBEDDED.get(source, source)).expanduser()
+    if path.is_file():
+        path = path.absolute()  # not resolved: a link into the hub's cache has its tokenizer beside the link
+        single_file.check_checkpoint(path)
+        tokenizer_folder(path)
+    elif path.is_dir():
+        path = path.resolve()
+        check_folder(path)
+    elif HUB_ID.fullmatch(source):
+        path = _from_hub(source, revision).resolve()
+    else:
+        raise InputError(
+            f"The latent diffusion model {source} does not exist: give an existing Stable Diffusion "
+            "1.x folder in diffusers' layout, a .safetensors checkpoint, or a hub id such as "
+            "CompVis/stable-diffusion-v1-4."
+        )
+    if decoder is not None:
+        resolve_decoder(decoder, path)
+    if scheduler is not None:
+        check_scheduler(scheduler, path)
+    return path
+
+
+def check_scheduler(name: str, ldm: Path) -> None:
+    """InputError for "lcm" (latent consistency) where the checked source `ldm` was not distilled for it."""
+    own = _json(config_folder(ldm), "scheduler/scheduler_config.json").get("_class_name")
+    if name == "lcm" and own != "LCMScheduler":
+        raise InputError(
+            f"The scheduler lcm needs a latent consistency model, but the model in {ldm} has a {own}: use "
+            "ddim, pndm or dpmsolver++, or a model with an LCMScheduler, such as "
+            "SimianLuo/LCM_Dreamshaper_v7."
+        )
+
+
+def resolve_decoder(source: str, ldm: Path) -> Path:
+    """The folder of an AutoencoderTiny that decodes the latents of the checked source `ldm`.
+
+    source: a local folder with config.json and safetensors weights, or a hub id such as "madebyollin/taesd".
+    Raises InputError for anything else.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if not HUB_ID.fullmatch(source):
+            raise InputError(
+                f"The decoder {source} does not exist: give an existing folder of a diffusers "
+                "AutoencoderTiny or a hub id such as madebyollin/taesd."
+            )
+        folder = _from_hub(source, None, DECODER_FILES, _check_decoder_folder)
+    _check_decoder_folder(folder)
+    vae, tiny = _json(config_folder(ldm), "vae/config.json"), _json(folder, "config.json")
+    wanted = (vae.get("latent_channels", 4), 2 ** (len(vae["block_out_channels"]) - 1))
+    offered = (
+        tiny.get("latent_channels", 4),
+        tiny.get("upsampling_scaling_factor", 2) ** (len(tiny.get("num_decoder_blocks", (3, 3, 3, 1))) - 1),
+    )
+    if wanted != offered:
+        raise InputError(
+            f"The decoder in {folder} reads {offered[0]} channels at {offered[1]} pixels per latent, but "
+            f"the model's latents have {wanted[0]} at {wanted[1]}: use one made for this model."
+        )
+    return folder.resolve()
+
+
+def _check_decoder_folder(folder: Path) -> None:
+    kind = _json(folder, "config.json").get("_class_name")
+    if kind != "AutoencoderTiny":
+        raise InputError(
+            f"The decoder in {folder} is of class {kind}, not an AutoencoderTiny: give the folder of one, "
+            "such as madebyollin/taesd."
+        )
+    _check_weights(folder, WEIGHTS["vae"])
+
+
+def config_folder(path: Path) -> Path:
+    """Where the configuration of a checked source lies: in its folder, or for a single file in the package."""
+    return single_file.CONFIGS if path.is_file() else path
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """The tokenizer of a checked source. For a single file: a folder `tokenizer` beside it, else CLIP's from the hub.
+
+    Raises InputError if there is none.
+    """
+    if path.is_dir():
+        return path / "tokenizer"
+    beside = path.parent / "tokenizer"
+    if beside.is_dir():
+        _check_tokenizer(path.parent)
+        return beside
+    try:
+        return _from_hub(single_file.TOKENIZER, None, TOKENIZER_FILES, lambda folder: _check_tokenizer(folder, ""))
+    except InputError as error:
+        raise InputError(
+            f"{path} has no tokenizer folder beside it and {single_file.TOKENIZER} could not be had from "
+            "the hub: put its vocab.json and merges.txt into one, or run once with a network."
+        ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """InputError unless `folder` is a complete Stable Diffusion 1.x folder with safetensors weights."""
+    index = _json(folder, "model_index.json")
+    for part, meaning in (("text_encoder_2", "SDXL"), ("transformer", "a transformer, not a U-Net")):
+        if index.get(part, [None])[0] is not None:
+            _refuse(folder, f"it has a {part} ({meaning})")
+    unet, vae, text = (_json(folder, f"{part}/config.json") for part in WEIGHTS)
+    scheduler = _json(folder, "scheduler/scheduler_config.json")
+    _check_tokenizer(folder)
+    _check_configs(folder, unet, vae, text, scheduler)
+    for part, weights in WEIGHTS.items():
+        _check_weights(folder / part, weights)
+
+
+def _check_configs(folder: Path, unet: dict, vae: dict, text: dict, scheduler: dict) -> None:
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction != "epsilon":
+        _refuse(folder, f"it predicts {prediction}, not epsilon")
+    if unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+        _refuse(folder, f"its U-Net is a {unet['_class_name']}")
+    if vae.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+        _refuse(folder, f"its VAE is a {vae['_class_name']}, not an AutoencoderKL")
+    if unet.get("addition_embed_type") or unet.get("class_embed_type") or unet.get("encoder_hid_dim"):
+        _refuse(folder, "its U-Net takes more conditions than the text")
+    latents, given, predicted = vae.get("latent_channels", 4), unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if not latents == given == predicted:
+        _refuse(
+            folder,
+            f"its U-Net maps {given} to {predicted} channels where the VAE has {latents} "
+            "(an inpainting or depth model?)",
+        )
+    wanted, offered = unet.get("cross_attention_dim", 1280), text.get("hidden_size", 512)
+    if wanted != offered:
+        _refuse(folder, f"its U-Net attends to {wanted}-dimensional text but the text encoder gives {offered}")
+
+
+def _check_tokenizer(folder: Path, place: str = "tokenizer/") -> None:
+    if not (folder / f"{place}tokenizer.json").is_file():
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / f"{place}{name}").is_file():
+                _incomplete(folder, f"{place}{name}")
+
+
+def _check_weights(part: Path, weights: str) -> None:
+    shards = [weights]
+    if (part / f"{weights}.index.json").is_file():
+        shards = sorted(set(_json(part, f"{weights}.index.json")["weight_map"].values()))
+    for shard in shards:
+        if not (part / shard).is_file():
+            pickled = sorted(path.name for path in part.glob("*.bin"))
+            if pickled:
+                raise InputError(
+                    f"{part} has only pickled weights ({pickled[0]}), which are never read: save the "
+                    "model again as safetensors (save_pretrained with safe_serialization=True)."
+                )
+            _incomplete(part.parent, f"{part.name}/{shard}")
+        header(part / shard)
+
+
+def _from_hub(source: str, revision: str | None, patterns: list[str] = FILES, check=check_folder) -> Path:
+    """The snapshot folder: from the cache if it is complete there, else downloaded (safetensors and configs only)."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=True))
+        check(folder)
+        return folder
+    except (LocalEntryNotFoundError, InputError):
+        pass  # not in the cache, or only in part
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises its own, its transport's and the system's errors
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"The latent diffusion model {source} is neither a folder here nor in the hub's cache and "
+            f"could not be downloaded ({type(error).__name__}: {reason}): run once with a network and "
+            "without HF_HUB_OFFLINE, or give a local folder."
+        ) from error
+    check(folder)
+    return folder
+
+
+def _json(folder: Path, name: str) -> dict:
+    path = folder / name
+    if not path.is_file():
+        _incomplete(folder, name)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): fetch the model again.") from error
+
+
+def _incomplete(folder: Path, name: str) -> None:
+    raise InputError(
+        f"The latent diffusion model in {folder} is incomplete, {name} is missing: fetch it again, or "
+        "give a folder in diffusers' Stable Diffusion 1.x layout."
+    )
+
+
+def _refuse(folder: Path, reason: str) -> None:
+    raise InputError(
+        f"The model in {folder} does not have the Stable Diffusion 1.x layout: {reason}; use one that "
+        "has it, such as CompVis/stable-diffusion-v1-4."
+    )

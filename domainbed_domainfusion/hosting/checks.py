@@ -1,0 +1,154 @@
+"""Checks of what the user gave, made before any training: command line, dataset folders, splits."""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..files import write_atomically
+from . import context, host, hparams
+
+
+def check_command_line() -> None:
+    """Check `--hparams` when the host's train or sweep is the program that runs; the host takes any key silently."""
+    if context.running_script() not in ("train", "sweep"):
+        return
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--hparams", default=None)
+    text = parser.parse_known_args(sys.argv[1:])[0].hparams
+    if text is not None:
+        check_hparams_text(text)
+
+
+def check_attached() -> None:
+    """Raise InputError in a DomainBed checkout that does not know our algorithms."""
+    if host.NAME != host.EMBEDDED and "DomainFusion" not in host.algorithms.ALGORITHMS:
+        raise InputError(
+            "This DomainBed checkout does not know DomainFusion yet: run `domainfusion attach .` in it "
+            "once, or work from another folder, on the embedded host."
+        )
+
+
+def check_hparams_text(text: str) -> dict[str, Any]:
+    """Parse `--hparams`; raise InputError for broken JSON, for keys that no algorithm knows and for bad values."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"--hparams is not JSON ({error}): write it like --hparams '{{\"batch_size\": 16}}', with "
+            "double quotes inside and true/false in lower case."
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError("--hparams must be a JSON object, like '{\"batch_size\": 16}'.")
+    hparams.check_names(list(values), known_names())
+    hparams.check_values(values)
+    return values
+
+
+def known_names() -> set[str]:
+    """Every hparam that any algorithm of the host knows on any dataset: a sweep hands one --hparams to all."""
+    names = set(hparams.ROWS)
+    for algorithm in host.algorithms.ALGORITHMS:
+        for dataset in ("RotatedMNIST", "PACS"):
+            names |= set(host.hparams_registry.default_hparams(algorithm, dataset))
+    return names
+
+
+def check_batch(split: Sequence, batch_size: int, weights: Any | None) -> None:
+    """Raise InputError where the host's loader would wait for ever for a first full minibatch."""
+    if weights is None and len(split) < batch_size:
+        raise InputError(
+            f"A training environment has {len(split)} images in its in-split, fewer than batch_size "
+            f"{batch_size}: lower it, for example --hparams '{{\"batch_size\": {max(1, len(split))}}}'."
+        )
+
+
+def check_image_folder(root: str, environments: Sequence[str]) -> None:
+    """Check `root/<environment>/<class>/<image>`; raise InputError that names the first thing wrong.
+
+    Every image is decoded once (JPEG at an eighth of its size, which still reads every byte); the result is kept for
+    the folder's exact contents, so later jobs of a sweep only list the files.
+    """
+    found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir()) if os.path.isdir(root) else None
+    if found is None:
+        raise InputError(
+            f"There is no dataset folder {root}: give the folder above it as --data_dir (DomainBed's "
+            "scripts.download fetches the datasets)."
+        )
+    if len(found) != len(environments):
+        raise InputError(
+            f"{root} must hold one folder per environment ({len(environments)}: "
+            f"{', '.join(environments)}), but holds {len(found)} ({', '.join(found) or 'none'}): remove "
+            "what does not belong there or add what is missing."
+        )
+    classes = {name: _classes(Path(root, name)) for name in found}
+    expected = classes[found[0]]
+    if len(expected) < 2:
+        raise InputError(
+            f"{Path(root, found[0])} holds {len(expected)} class folder(s), but a classifier needs two "
+            "or more: the layout is environment/class/image."
+        )
+    for name, names in classes.items():
+        if names != expected:
+            odd = sorted(set(names) ^ set(expected))
+            raise InputError(
+                f"The environments {found[0]} and {name} in {root} differ in their classes "
+                f"({', '.join(odd)}): labels would not agree; give both the same non-empty class folders."
+            )
+    _check_readable(Path(root))
+
+
+def _classes(environment: Path) -> list[str]:
+    """Class folders in label order, every one with an image in it."""
+    names = sorted(entry.name for entry in os.scandir(environment) if entry.is_dir())
+    for name in names:
+        if not any(_images(environment / name)):
+            raise InputError(f"The class folder {environment / name} holds no image: remove it or fill it.")
+    return names
+
+
+def _images(folder: Path):
+    for path, _, names in sorted(os.walk(folder, followlinks=True)):
+        for name in sorted(names):
+            if name.lower().endswith(IMG_EXTENSIONS):
+                yield Path(path, name)
+
+
+def _check_readable(root: Path) -> None:
+    paths = list(_images(root))
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "domainfusion", "readable")
+    if Path(cache, digest.hexdigest()).exists():
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checked = tqdm(pool.map(_broken, paths), f"reading {root} once", len(paths), file=sys.__stderr__, disable=None)
+        broken = [path for path in checked if path is not None]
+    if broken:
+        raise InputError(
+            f"{len(broken)} of {len(paths)} images in {root} cannot be read, the first is {broken[0]}: "
+            "download or copy it again, or delete it."
+        )
+    write_atomically(Path(cache, digest.hexdigest()), f"{root}\n")
+
+
+def _broken(path: Path) -> Path | None:
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (image.width // 8, image.height // 8))
+            image.load()
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for files it cannot identify or decode
+        return path
+    return None

@@ -1,0 +1,271 @@
+"""`domainfusion generate`: generated images for anyone's own training, of a run or of a folder without training."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision import datasets
+from tqdm import tqdm
+
+from .. import pixels
+from ..errors import InputError
+from ..generated.dataset import candidate_seeds
+from ..generated.identity import file_digest, model_identity
+from ..generated.saved_rounds import SEEDS, SavedRun
+from ..hosting import checks, host
+from ..hosting import hparams as table
+from ..seeding import seed_of
+from .generated_folder import ImageFolder, folder_names, png_names
+from .trained_model import TrainedModel
+
+#: Hparams of DomainFusion that change no image of a round, or that provenance names otherwise.
+NOT_SETTINGS = (
+    {row.name for row in table.BACKBONE}
+    | {
+        "lr",
+        "lr_schedule",
+        "weight_decay",
+        "batch_size",
+        "lambda1",
+        "lambda2",
+        "lambda3",
+        "ldm",
+        "ldm_revision",
+        "prompt_template",
+        "class_names",
+        "generation_interval",
+        "generation_budget",
+        "updating",
+        "generation_batch",
+        "gallery",
+        "save_generated",
+        "candidate_cache",
+    }
+    | {name for name in table.ROWS if name.startswith("ld_")}
+)
+#: Line 10 where there is no θ to ask: the content that looks most like the original, whatever its class.
+WITHOUT_CLASSIFIER = {"content_weight": 1.0, "content_feature": "content"}
+
+
+def generate_from_run(job_folder: Path, output: Path, number: int | None = None) -> None:
+    """Write the generate-dataset of a run, as it was after round `number` (default: the last saved), to `output`.
+
+    Raises InputError if the run saved no such round, or if a part of it is damaged.
+    """
+    run = SavedRun.open(job_folder)
+    number = number or max(run.rounds)
+    if number not in run.rounds:
+        raise InputError(
+            f"{job_folder} has saved round {', '.join(map(str, sorted(run.rounds)))}, not {number}: give "
+            "--rounds one of them."
+        )
+    values, folder = run.identity["hparams"], ImageFolder(output)
+    run_seed = run.identity["arguments"]["seed"]
+    candidates = values["candidates"] if values["sampling_strategy"] else 1
+    settings = settings_of(values, run.identity["ldm"])
+    classes, environments = folder_names(run.sources["classes"]), run.sources["environments"]
+    names = dict(zip(environments, folder_names(environment["name"] for environment in environments.values())))
+    files = {key: _files_of(environment["files"]) for key, environment in environments.items()}
+    with tqdm(total=run.rounds[number]["images"], desc=f"round {number}", unit="image", disable=None) as progress:
+        for part in run.parts(number):
+            keys = zip(part["environment"].tolist(), part["index"].tolist())
+            choices = zip(part["label"].tolist(), part["content"].tolist(), part["style"].tolist())
+            shared = part[SEEDS].tolist() if SEEDS in part else [None] * len(part["images"])
+            for (environment, index), (label, content, style), image, seeds in zip(
+                keys, choices, part["images"], shared
+            ):
+                key = str(environment)
+                row = {
+                    "file": f"{names[key]}/{classes[label]}/{files[key][str(index)]}",
+                    "source": environments[key]["files"][str(index)],
+                    "environment": names[key],
+                    "class": classes[label],
+                    "prompt": run.sources["prompts"][label],
+                    "round": number,
+                    "content": content,
+                    "style": style,
+                    "run_seed": run_seed,
+                    "seeds": seeds or candidate_seeds(run_seed, environment, index, number, candidates),
+                    **settings,
+                }
+                if not folder.holds(row):
+                    folder.write(row, image)
+                progress.update()
+    folder.finish()
+
+
+def generate_from_folder(
+    data: Path, output: Path, given: dict[str, Any], classifier: Path | None = None, rounds: int = 1, seed: int = 0
+) -> None:
+    """Generate from every image of data/environment/class/image, without training: Algorithm 1, lines 7 to 12.
+
+    given: hparams by the names of the table, over its defaults. classifier: a model.pkl, θ of line 10; without one
+    content is chosen by its likeness to the original alone (WITHOUT_CLASSIFIER). rounds: how often, each round from
+    the result of the one before. Each candidate is seeded by (seed, the image's path in `data`, round, candidate).
+    Run again to continue after an interruption: images that are there are kept. Raises InputError for bad input.
+    """
+    environments = sorted(entry.name for entry in data.iterdir() if entry.is_dir()) if data.is_dir() else []
+    checks.check_image_folder(str(data), environments or ["environment"])
+    folders = [datasets.ImageFolder(str(data / name)) for name in environments]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    algorithm, labels = _algorithm(given, folders[0].classes, classifier, device)
+    values, folder = algorithm.hparams, ImageFolder(output)
+    prompts = algorithm._diffusion.candidates.prompts.texts
+    candidates = values["candidates"] if values["sampling_strategy"] else 1
+    settings = settings_of(values, model_identity(values))
+    settings["classifier_sha256"] = None if classifier is None else file_digest(TrainedModel.read(classifier).path)
+
+    def row_of(environment: str, source: str, file: str, index: int) -> dict[str, Any]:
+        return {
+            "file": file,
+            "source": source,
+            "environment": environment,
+            "class": folders[0].classes[index],
+            "prompt": prompts[labels[index]],
+            "round": rounds,
+            "content": None,
+            "style": None,
+            "run_seed": seed,
+            "seeds": _seeds(seed, source, rounds, candidates),
+            **settings,
+        }
+
+    rows = [row_of(*image) for image in _images(data, environments, folders)]
+    with tqdm(total=len(rows), desc="generating", unit="image", disable=None) as progress:
+        for start in range(0, len(rows), values["generation_batch"]):
+            batch = rows[start : start + values["generation_batch"]]  # the same batches whatever is there already
+            missing = [not folder.holds(row) for row in batch]
+            if any(missing):
+                y = torch.tensor([labels[folders[0].class_to_idx[row["class"]]] for row in batch])
+                _generate_batch(algorithm, data, batch, y, rounds, seed, candidates, missing, folder)
+            progress.update(len(batch))
+    folder.finish()
+
+
+def settings_of(values: dict[str, Any], ldm: dict[str, Any]) -> dict[str, Any]:
+    """Provenance that all images share: the diffusion model, and the hparams that decide an image."""
+    settings = {
+        row.name: values[row.name]
+        for row in table.TABLES["DomainFusion"]
+        if row.name in values and row.name not in NOT_SETTINGS
+    }
+    return {"model": ldm["name"], "revision": ldm["revision"], "model_sha256": ldm["sha256"], **settings}
+
+
+def _generate_batch(
+    algorithm,
+    data: Path,
+    batch: list[dict],
+    y: torch.Tensor,
+    rounds: int,
+    seed: int,
+    candidates: int,
+    missing: list[bool],
+    folder: ImageFolder,
+) -> None:
+    size = algorithm.hparams["image_size"]
+    images = torch.stack(
+        [pixels.stored_version(datasets.folder.pil_loader(str(data / row["source"])), size) for row in batch]
+    )
+    for number in range(1, rounds + 1):
+        seeds = [_seeds(seed, row["source"], number, candidates) for row in batch]
+        made = algorithm.generate(pixels.from_store(images), y, seeds)
+        images = pixels.to_store(made.images)
+    for row, image, content, style, wanted in zip(batch, images, made.content.tolist(), made.style.tolist(), missing):
+        if wanted:
+            folder.write({**row, "content": content, "style": style}, image)
+
+
+def _seeds(seed: int, source: str, number: int, candidates: int) -> list[int]:
+    return [seed_of(seed, "generate", source, number, j) for j in range(candidates)]
+
+
+def _images(data: Path, environments: list[str], folders: list) -> Iterator[tuple[str, str, str, int]]:
+    """(environment, path in `data`, path of the PNG, index of the class folder) of every image."""
+    for environment, folder in zip(environments, folders):
+        sources = [Path(path).relative_to(data).as_posix() for path, _ in folder.samples]
+        for source, file, (_, index) in zip(sources, png_names(sources), folder.samples):
+            yield environment, source, file, index
+
+
+def _files_of(sources: dict[str, str]) -> dict[str, str]:
+    """index → the PNG's name inside its class folder, from domain/class/image or domain/index."""
+    inside = {index: "/".join(Path(source).parts[2:]) or Path(source).name for index, source in sources.items()}
+    return dict(zip(inside, png_names(list(inside.values()))))
+
+
+def _algorithm(given: dict[str, Any], classes: list[str], classifier: Path | None, device: torch.device):
+    """DomainFusion with φ and, if there is one, the trained θ; and the label of each class folder."""
+    from ..algorithms.diffusion_side import DiffusionSide  # here, because diffusers takes seconds to import
+
+    defaults = host.hparams_registry.default_hparams("DomainFusion", "PACS")
+    prompt_names = given.get("class_names") or [name.replace("_", " ") for name in classes]
+    if len(prompt_names) != len(classes):
+        raise InputError(
+            f"The hparam class_names has {len(prompt_names)} names, but there are {len(classes)} class "
+            "folders: give one name per class, in sorted order of the folders."
+        )
+    if classifier is None:
+        labels = list(range(len(classes)))
+        values = {
+            **defaults,
+            **_without_classifier(given),
+            **given,
+            "class_names": prompt_names,
+            "backbone": "mnist_cnn",
+        }  # a stand-in that line 10 gives no weight
+        algorithm = host.algorithms.DomainFusion((3, 28, 28), len(classes), 1, values).to(device).eval()
+    else:
+        trained = TrainedModel.read(classifier)
+        labels = _labels(trained, classes)
+        network = {
+            name: value
+            for name, value in trained.hparams.items()
+            if name not in table.ROWS or name in ("backbone", "pretrained")
+        }
+        by_label = [name for _, name in sorted(zip(labels, prompt_names))]
+        values = {**defaults, **network, **given, "class_names": by_label}
+        as_ours = replace(trained, args={**trained.args, "algorithm": "DomainFusion"}, hparams=values)
+        algorithm = as_ours.algorithm(device, as_ours.evaluation_transform(), by_label)
+    algorithm.hparams = values
+    algorithm._diffusion = DiffusionSide.load(values, values["class_names"], device)
+    return algorithm, labels
+
+
+def _without_classifier(given: dict[str, Any]) -> dict[str, Any]:
+    """How content is chosen without θ; raises InputError if the given hparams ask for θ all the same."""
+    if given.get("sampling_strategy") is False:
+        return {}
+    for name, value in WITHOUT_CLASSIFIER.items():
+        if given.get(name, value) != value:
+            raise InputError(
+                f"The hparam {name} {given[name]!r} needs a classifier's judgement: give --classifier a "
+                f"model.pkl, or leave {name} at {json.dumps(value)}."
+            )
+    print(
+        "No classifier: content is chosen by its likeness to the original alone "
+        f"({', '.join(f'{name} {value}' for name, value in WITHOUT_CLASSIFIER.items())})."
+    )
+    return WITHOUT_CLASSIFIER
+
+
+def _labels(trained: TrainedModel, classes: list[str]) -> list[int]:
+    """The classifier's label of each class folder: by name where it has names, else in sorted order, which is said."""
+    names = trained.class_names()
+    if len(classes) != trained.num_classes or (names and sorted(map(_plain, names)) != sorted(map(_plain, classes))):
+        raise InputError(
+            f"{trained.path} was trained on {trained.num_classes} classes "
+            f"({', '.join(names) if names else 'without names'}), but the folder has {len(classes)} "
+            f"({', '.join(classes)}): give a classifier of the same classes."
+        )
+    if names is None:
+        print(f"{trained.path} has no class names: its labels are taken to be the class folders in sorted order.")
+        return list(range(len(classes)))
+    return [list(map(_plain, names)).index(_plain(name)) for name in classes]
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").lower()

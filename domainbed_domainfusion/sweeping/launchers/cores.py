@@ -1,0 +1,182 @@
+"""The launcher `cores`, for a machine without a GPU: one job per core, one bar for all."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import joblib
+from tqdm import tqdm
+
+from ...errors import InputError
+from ..host_scripts import command_options, script_environment
+
+JOBS_VARIABLE = "DOMAINFUSION_JOBS"
+BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} jobs [{elapsed}<{remaining}{postfix}]"
+POLL_SECONDS = 0.2
+TAIL_BYTES = 65536
+KILLED = (-9, 128 + 9)  # by SIGKILL, as a process and as its shell report it
+
+
+def launch(commands: list[str]) -> None:
+    """Run shell commands beside each other, one per core, each with its share of the threads.
+
+    Two single-threaded trainings of a small model beside each other are faster than one that uses two threads.
+    As many run at a time as there are cores; the environment variable DOMAINFUSION_JOBS lowers that (for memory).
+    What the jobs print stays in their own out.txt and err.txt; one bar shows how far all of them are.
+
+    Raises InputError at the end if jobs failed, naming each with the last line of its err.txt.
+    """
+    if not commands:
+        return
+    beside, environment = cores_conditions(len(commands))
+    waiting = [_Job(command) for command in commands]
+    jobs, running = list(waiting), []
+    interval = 0.5 if sys.stderr.isatty() else 30
+    try:
+        with tqdm(total=len(jobs), bar_format=BAR, mininterval=interval, maxinterval=interval) as bar:
+            while waiting or running:
+                while waiting and len(running) < beside:
+                    running.append(waiting.pop(0))
+                    running[-1].start(environment)
+                time.sleep(POLL_SECONDS)
+                running = [job for job in running if job.poll() is None]
+                bar.set_postfix_str(" | ".join(job.status() for job in running), refresh=False)
+                bar.update(sum(job.progress() for job in jobs) - bar.n)
+            bar.refresh()
+    finally:
+        for job in running:
+            job.stop()
+    _report_failures(jobs)
+
+
+def cores_conditions(jobs: int) -> tuple[int, dict[str, str]]:
+    """How many of so many jobs this launcher runs beside each other, and the environment that each of them gets."""
+    beside = max(1, min(jobs_at_a_time(), jobs))
+    return beside, script_environment(threads=max(1, _cores() // beside))
+
+
+def jobs_at_a_time() -> int:
+    """How many jobs this launcher runs beside each other: the number of cores, or DOMAINFUSION_JOBS if that is fewer.
+
+    Raises InputError if DOMAINFUSION_JOBS is not a whole number of at least 1.
+    """
+    asked = os.environ.get(JOBS_VARIABLE)
+    if asked is None:
+        return _cores()
+    if not asked.isdecimal() or int(asked) < 1:
+        raise InputError(
+            f"{JOBS_VARIABLE}={asked!r} is not a number of jobs: set it to 1 or more, or unset it to run "
+            "one job per core."
+        )
+    return min(int(asked), _cores())
+
+
+@dataclass
+class _Job:
+    """One command, and how far it is as far as its own results file tells."""
+
+    command: str
+    process: subprocess.Popen | None = None
+    log: IO[bytes] | None = None
+    options: dict[str, str] = field(init=False)
+
+    def __post_init__(self):
+        self.options = command_options(self.command)
+
+    def __str__(self) -> str:
+        if "algorithm" not in self.options:
+            return self.command
+        shown = [self.options[key] for key in ("algorithm", "dataset") if key in self.options]
+        return " ".join([*shown, "test_envs", self.options.get("test_envs", "0")])
+
+    def start(self, environment: dict[str, str]) -> None:
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            self.command,
+            shell=True,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self.log,
+        )
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        if self.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+    def progress(self) -> float:
+        """How much of the job is done, in [0, 1]."""
+        if self.process is None:
+            return 0.0
+        if self.poll() is not None:
+            return 1.0
+        steps = int(self.options.get("steps", 0))
+        return min(1.0, (self._step() + 1) / steps) if steps else 0.0
+
+    def status(self) -> str:
+        step = self._step()
+        return f"{self} {f'step {step}' if step >= 0 else 'starting'}"
+
+    def last_error(self) -> str:
+        """The last line of err.txt; of what the shell and the interpreter said if the job never came to write one.
+
+        A job that the system killed wrote nothing of it.
+        """
+        if self.process.returncode in KILLED:
+            return (
+                "it was killed, as the system does when the memory is used up: run fewer jobs at a time, for "
+                f"example {JOBS_VARIABLE}=1"
+            )
+        err = Path(self.options["output_dir"]) / "err.txt" if "output_dir" in self.options else None
+        text = _tail(err) if err is not None and err.is_file() else ""
+        if not text.strip():
+            self.log.seek(0)
+            text = self.log.read().decode(errors="replace")
+        lines = text.split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "no error message")
+
+    def _step(self) -> int:
+        """The last step in results.jsonl, -1 before the first."""
+        if "output_dir" not in self.options:
+            return -1
+        results = Path(self.options["output_dir"]) / "results.jsonl"
+        lines = _tail(results).split("\n") if results.is_file() else []
+        for line in reversed(lines[:-1]):
+            try:
+                return int(json.loads(line)["step"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        return -1
+
+
+def _report_failures(jobs: list[_Job]) -> None:
+    failed = [job for job in jobs if job.process.returncode != 0]
+    if failed:
+        named = "\n".join(
+            f"  {job} in {job.options.get('output_dir', 'no folder')}: {job.last_error()}" for job in failed
+        )
+        raise InputError(
+            f"{len(failed)} of {len(jobs)} jobs failed; mend the cause, remove their folders with the "
+            f"sweep's delete_incomplete, and launch again:\n{named}"
+        )
+
+
+def _cores() -> int:
+    """The cores this process may use; joblib heeds affinity and container quotas, which os.cpu_count does not."""
+    return joblib.cpu_count()
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return file.read().decode(errors="replace")

@@ -1,0 +1,419 @@
+"""Sweep files: what they resolve to, what is said of bad ones, and that all of sweeps/ is as it states."""
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from domainbed_domainfusion import cli
+from domainbed_domainfusion.errors import InputError
+from domainbed_domainfusion.hosting import host
+from domainbed_domainfusion.minibed.scripts import sweep as minibed_sweep
+from domainbed_domainfusion.report import published
+from domainbed_domainfusion.sweeping import host_scripts, sweep_files
+
+from .. import sweep_cost
+
+ROOT = Path(cli.__file__).parents[1]
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.glob("sweeps/*.txt"))
+LAUNCH = ["--data_dir", "data", "--output_dir", "runs", "--command_launcher", "dummy"]
+GOOD = """\
+# A comment, then the number of jobs.
+# Jobs: 10
+
+[first]
+--algorithms ERM SAM   # two rows of a table
+--datasets Debug28
+--single_test_envs
+--n_trials 1
+--n_hparams 1
+--hparams '{"lr": 0.001, "rho": 0.1}'
+
+[first]
+--algorithms DomainFusion
+--datasets PACS
+--single_test_envs
+--n_trials 1
+--n_hparams 1
+"""
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """Write `sweep.txt` in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(text: str = GOOD) -> Path:
+        path = Path("sweep.txt")
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is handed to the host's scripts; its question is answered with yes."""
+    calls, questions = [], []
+    monkeypatch.setattr(host_scripts, "run_host_script", lambda *call: calls.append(call) or 0)
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or "y")
+    return calls, questions
+
+
+def test_a_file_is_the_hosts_arguments_and_nothing_else(file):
+    first, second = sweep_files.read(file()).sweeps
+    assert first.argv(LAUNCH) == [
+        "--algorithms",
+        "ERM",
+        "SAM",
+        "--datasets",
+        "Debug28",
+        "--single_test_envs",
+        "--n_trials",
+        "1",
+        "--n_hparams",
+        "1",
+        "--hparams",
+        '{"lr": 0.001, "rho": 0.1}',
+        "--data_dir",
+        "data",
+        "--command_launcher",
+        "dummy",
+        "--output_dir",
+        "runs/first",
+    ]
+    assert second.argv(LAUNCH)[-1] == "runs/first" and second.given().algorithms == ["DomainFusion"]
+
+
+def test_the_parser_has_the_hosts_own_defaults():
+    """What a file leaves out is the host's to choose: its sweep and ours must choose alike."""
+    theirs = vars(minibed_sweep.parse_arguments(["launch", *LAUNCH]))
+    del theirs["command"]
+    assert vars(sweep_files.parser().parse_args(LAUNCH)) == theirs
+
+
+def run_by_the_host(command: str, monkeypatch, capsys) -> list[str]:
+    """The lines that the host's own sweep prints for a command `python -m …`, its dummy launcher launching."""
+    python, flag, module, *arguments = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", [module, *arguments, "--command_launcher", "dummy", "--skip_confirmation"])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    runpy.run_module(module, run_name="__main__")
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_dry_run_lists_what_the_host_would(file, monkeypatch, capsys):
+    """The printed command, run by the host, prints the very same jobs; the dry run itself leaves nothing behind."""
+    path = file()
+    assert cli.main(["sweep", "--dry-run", str(path), "--data_dir", "my data"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == "sweep.txt: 10 jobs in 2 sweeps; nothing was launched." and os.listdir() == ["sweep.txt"]
+    starts = [i for i, line in enumerate(printed) if line == "[first]"]
+    for start, count in zip(starts, (6, 4)):
+        jobs = printed[start + 3 : start + 3 + count]
+        theirs = run_by_the_host(printed[start + 1], monkeypatch, capsys)
+        assert len(jobs) == count and theirs[:count] == jobs and jobs[0].startswith("Not launched: runs/first/")
+        counts = f"{count} jobs: 0 done, 0 incomplete, {count} not launched."
+        assert theirs[count] == printed[start + 3 + count] == counts
+    cli.main(["sweep", "--dry-run", str(path), "--data_dir", "my data"])  # the host has made the folders now
+    assert "6 jobs: 0 done, 6 incomplete, 0 not launched." in capsys.readouterr().out
+
+
+def test_launch_hands_each_sweep_to_the_host_and_asks_once(file, calls, capsys):
+    assert cli.main(["sweep", "launch", str(file()), *LAUNCH, "--n_trials", "2"]) == 0
+    calls, questions = calls
+    assert questions == ["Are you sure? (y/n) "]
+    after = [
+        "--data_dir",
+        "data",
+        "--command_launcher",
+        "dummy",
+        "--n_trials",
+        "2",
+        "--skip_confirmation",
+        "--output_dir",
+        "runs/first",
+    ]
+    first, second = sweep_files.read(Path("sweep.txt")).sweeps
+    assert calls == [("sweep", ["launch", *first.arguments, *after]), ("sweep", ["launch", *second.arguments, *after])]
+    assert "[first] ERM SAM: 12 jobs: 0 done, 0 incomplete, 12 not launched." in capsys.readouterr().out
+
+
+def test_launch_goes_on_after_a_sweep_with_failed_jobs(file, monkeypatch):
+    statuses = [3, 0]
+    monkeypatch.setattr(host_scripts, "run_host_script", lambda *call: statuses.pop(0))
+    assert cli.main(["sweep", "delete_incomplete", str(file()), *LAUNCH, "--skip_confirmation"]) == 3
+    assert statuses == []
+
+
+def test_no_means_no(file, calls, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    with pytest.raises(SystemExit):
+        cli.main(["sweep", "launch", str(file()), *LAUNCH])
+    assert calls[0] == []
+
+
+def test_a_launch_needs_what_the_hosts_sweep_needs(file, calls):
+    with pytest.raises(InputError) as raised:
+        cli.main(["sweep", "launch", str(file()), "--data_dir", "data"])
+    assert str(raised.value) == (
+        "`domainfusion sweep launch sweep.txt` lacks --output_dir, --command_launcher: add "
+        "what the host's own sweep needs as well."
+    )
+    with pytest.raises(InputError, match="There is no command launcher called 'multi-gpu': did you mean"):
+        cli.main(["sweep", "launch", str(file()), *LAUNCH[:-1], "multi-gpu"])
+    with pytest.raises(InputError, match="`domainfusion sweep --dry-run` needs a sweep file: name one"):
+        cli.main(["sweep", "--dry-run"])
+    assert calls[0] == []
+
+
+def test_a_checkout_that_is_not_attached_says_so(file, monkeypatch):
+    monkeypatch.setattr(host, "NAME", "domainbed")
+    monkeypatch.setitem(sys.modules, "domainbed", ModuleType("domainbed"))
+    monkeypatch.setitem(sys.modules, "domainbed.algorithms", ModuleType("domainbed.algorithms"))
+    sys.modules["domainbed.algorithms"].ALGORITHMS = ["ERM"]
+    with pytest.raises(InputError, match="does not know DomainFusion yet: run `domainfusion attach .` in it once"):
+        cli.main(["sweep", "--dry-run", str(file())])
+
+
+SWEEP = "# Jobs: 4\n[a]\n--algorithms DomainFusion\n--datasets PACS\n--single_test_envs\n--n_trials 1\n--n_hparams 1\n"
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        (SWEEP.replace("PACS", "PACZ"), "line 4: There is no dataset called 'PACZ': did you mean 'PACS'? ("),
+        (
+            SWEEP.replace("PACS", "office_home"),
+            "line 4: There is no dataset called 'office_home': did you mean 'OfficeHome'? (",
+        ),
+        (
+            SWEEP.replace("Fusion", "Fuson"),
+            "line 3: There is no algorithm called 'DomainFuson': did you mean 'DomainFusion'? (",
+        ),
+        (
+            SWEEP + """--hparams '{"candidate": 3}'""",
+            "line 8: Nobody knows the hparam 'candidate' in --hparams: did you mean 'candidates'?",
+        ),
+        (
+            SWEEP + """--hparams '{"rho": 0.1}'""",
+            "line 8: no algorithm of this sweep (DomainFusion) has the hparam 'rho': take it out.",
+        ),
+        (
+            SWEEP + """--hparams '{"strength": 7}'""",
+            "line 8: The hparam strength is 7, but must be a number above 0 to 1: ",
+        ),
+        (
+            SWEEP + """--hparams '{"freeze_bn": "false"}'""",
+            "line 8: the hparam freeze_bn is 'false', but must be true or false like the host's default, false.",
+        ),
+        (SWEEP + """--hparams "{'lr': 1}" """, "line 8: --hparams is not JSON ("),
+        (
+            SWEEP + "--hparams {'lr': 1}",
+            """line 8: --hparams takes one JSON object in single quotes, like --hparams '{"lr": 0.0001}'.""",
+        ),
+        (
+            SWEEP + """--hparams '{"lr": 1}""",
+            "line 8: the quotes are not closed (No closing quotation): write an argument and its values on one line.",
+        ),
+        (
+            SWEEP + "--test_envs art_painting",
+            "line 8: the host's sweep takes no --test_envs (PACS has no environment 'art_painting'; the nearest is 'A'): "  # noqa: E501
+            "write --single_test_envs, which leaves out each environment in turn: A, C, P, S.",
+        ),
+        (SWEEP.replace("PACS", "TerraIncognita") + "--test_envs l430", "no environment 'l430'; the nearest is 'L43')"),
+        (
+            SWEEP + "--n_trial 3",
+            "line 8: There is no argument of the host's sweep called '--n_trial': did you mean '--n_trials'? (",
+        ),
+        (SWEEP + "--steps many", "line 8: argument --steps: invalid int value: 'many'."),
+        (SWEEP + "--steps 5 6", "line 8: unrecognized arguments: 6."),
+        (SWEEP + "--n_trials 3", "line 8: --n_trials stands on line 6 already: leave one of the two."),
+        (
+            SWEEP + "--data_dir d",
+            "line 8: --data_dir belongs to the launch: give it to `domainfusion sweep launch sweep.txt`.",
+        ),
+        (
+            SWEEP + "steps 5",
+            "line 8: 'steps 5' is neither [folder] nor an argument of the host's sweep (--name values) nor a # comment.",  # noqa: E501
+        ),
+        ("--steps 5\n" + SWEEP, "line 1: --steps stands before the first [folder]: begin a sweep first."),
+        (
+            SWEEP.replace("--single_test_envs\n", ""),
+            "line 1: it states 4 jobs, but its sweeps make 10: mend the sweeps, or write `# Jobs: 10`.",
+        ),
+        (
+            SWEEP.replace("--datasets PACS\n", ""),
+            "line 2: the sweep [a] does not name its datasets: add a line like --datasets PACS.",
+        ),
+        (
+            SWEEP.replace("--n_hparams 1", "--n_hparams 0"),
+            "line 2: the sweep [a] makes no job: --n_trials must be at least 1 and --n_hparams above --n_hparams_from.",
+        ),
+        (
+            SWEEP + SWEEP[10:],
+            "line 8: [a] runs DomainFusion on PACS, as sweep.txt, line 2 does: collect_results would mix them; give one of "  # noqa: E501
+            "the two a folder of its own.",
+        ),
+    ],
+)
+def test_a_bad_line_ends_with_one_sentence(file, text, sentence):
+    with pytest.raises(InputError) as raised:
+        sweep_files.read(file(text))
+    assert sentence in str(raised.value) and "\n" not in str(raised.value)
+    assert str(raised.value).startswith("sweep.txt, line ")
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("# Jobs: 4\n", "sweep.txt holds no sweep: begin one with a line like [pacs-resnet50]."),
+        (SWEEP.replace("# Jobs: 4", ""), "sweep.txt does not state how many jobs it makes: add the line `# Jobs: 4`."),
+    ],
+)
+def test_a_file_that_lacks_something(file, text, sentence):
+    with pytest.raises(InputError) as raised:
+        sweep_files.read(file(text))
+    assert str(raised.value) == sentence
+
+
+def test_a_missing_file():
+    with pytest.raises(InputError, match="There is no sweep file nowhere.txt that can be read"):
+        sweep_files.read(Path("nowhere.txt"))
+
+
+def test_the_same_sweep_may_stand_in_two_files_but_not_two_versions_of_it(file, capsys):
+    first = file(SWEEP)
+    second, third = Path("second.txt"), Path("third.txt")
+    second.write_text("\n" + SWEEP)
+    third.write_text(SWEEP + "--steps 7")
+    assert cli.main(["sweep", "--check", str(first), str(second)]) == 0
+    assert "2 files, 2 sweeps, 8 jobs (4 different): every name is known" in capsys.readouterr().out
+    with pytest.raises(InputError, match="third.txt, line 2: .* as sweep.txt, line 2 does"):
+        sweep_files.check([first, third])
+
+
+# ---- the files in sweeps/ ----
+
+
+def header(path: Path, label: str) -> str:
+    """What stands after `# label:` and on the lines that go on with it."""
+    lines = (ROOT / path).read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"# {label}:"))
+    more = lines[start + 1 :]
+    end = next(i for i, line in enumerate(more) if not line.startswith("#     "))
+    return " ".join([lines[start].split(":", 1)[1].strip(), *(line[1:].strip() for line in more[:end])])
+
+
+def jobs(path: Path) -> list[dict]:
+    return [job.train_args for each in sweep_files.read(ROOT / path).sweeps for job in each.jobs(LAUNCH)]
+
+
+def test_every_file_is_right_and_opens_with_what_a_user_asks_first(capsys):
+    assert len(FILES) >= 17
+    sweep_files.check([ROOT / path for path in FILES])
+    for path in FILES:
+        assert all(header(path, label) for label in ("Answers to", "Jobs", "GPU-hours", "Disk", "Then"))
+        assert header(path, "Launch") == (
+            f"domainfusion sweep launch {path} --data_dir data --output_dir runs \\ --command_launcher multi_gpu"
+        )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_gpu_hours_and_disk_follow_the_formula_in_the_readme(path):
+    hours, disk = {}, 0.0
+    for args in jobs(path):
+        hours[args["algorithm"]] = hours.get(args["algorithm"], 0.0) + sweep_cost.hours(args)
+        disk += sweep_cost.disk(args)
+    stated = header(path, "GPU-hours")
+    assert stated.startswith(f"{sum(hours.values()):,.0f} of one H200") and "derived, not measured" in stated
+    if len(hours) > 1:
+        assert stated.endswith(", ".join(f"{name} {value:,.0f}" for name, value in hours.items()))
+    assert header(path, "Disk").startswith(f"{disk / 1e9:,.0f} GB" if disk > 1e9 else "under 1 GB")
+
+
+MAIN = [
+    path
+    for path in FILES
+    if path.stem.split("-")[0].lower() in [name.lower() for name in published.DATASETS]
+    and path.stem.endswith(("-resnet50", "-regnety"))
+]
+
+
+@pytest.mark.parametrize("path", MAIN, ids=lambda path: path.stem)
+def test_the_benchmarks_quote_the_published_numbers_and_run_the_papers_protocol(path):
+    every = jobs(path)
+    dataset = every[0]["dataset"]
+    level = published.RESNET50 if "resnet50" in path.stem else published.REGNETY
+    for method in ("DomainFusion", "ERM", "SAM"):
+        number = published.accuracy(level, method, dataset)
+        assert number is None or f"{method} {number}" in header(path, "Answers to")
+    epochs = every[0]["steps"] / sweep_cost.steps_per_epoch(every[0], 16)
+    assert {args["steps"] for args in every} == {every[0]["steps"]}
+    assert epochs == 120 if dataset != "DomainNet" else every[0]["steps"] == 15001
+    domainfusion = [sweep_cost.hparams_of(args) for args in every if args["algorithm"] == "DomainFusion"]
+    varied = {name for name in domainfusion[0] if len({repr(hparams[name]) for hparams in domainfusion}) > 1}
+    assert varied <= {"lr", "candidates", "vit_dropout"} and {"lr", "candidates"} <= varied  # no backbone here is a ViT
+    assert all(
+        (h["batch_size"], h["weight_decay"], h["freeze_bn"], h["backbone"])
+        == (16, 5e-4, True, "resnet50" if "resnet50" in path.stem else "regnety_16gf_swag")
+        for h in domainfusion
+    )
+
+
+def test_ten_benchmarks():
+    assert len(MAIN) == 10 and {jobs(path)[0]["dataset"] for path in MAIN} == set(published.DATASETS)
+
+
+def test_the_cost_table_generates_the_papers_120000_images():
+    domainfusion = [args for args in jobs(Path("sweeps/cost-table.txt")) if args["algorithm"] == "DomainFusion"]
+    assert len(domainfusion) == 6
+    for args in domainfusion:
+        assert sweep_cost.generated(args, sweep_cost.hparams_of(args)) == (40_000, 120_000)
+
+
+def test_each_arm_of_an_ablation_is_the_full_method_with_what_its_comment_names():
+    """Every arm differs from [officehome-full] in at most two hparams, and every arm is another."""
+    arms = {}
+    for path in FILES:
+        if path.stem.startswith("officehome-") and path not in MAIN:
+            for arm in sweep_files.read(ROOT / path).sweeps:
+                arms[arm.folder] = sweep_cost.hparams_of(arm.jobs(LAUNCH)[0].train_args)
+    full = arms.pop("officehome-full")
+    changed = {folder: {name: h[name] for name in h if h[name] != full[name]} for folder, h in arms.items()}
+    assert changed["officehome-no-sampling"] == {"sampling_strategy": False}
+    assert changed["officehome-no-updating"] == {"updating": False} and changed["officehome-no-ld"] == {"lambda2": 0}
+    assert changed["officehome-n1"] == {"candidates": 1} and changed["officehome-n5"] == {"candidates": 5}
+    assert all(changed[f"officehome-{name}"] == {"ld_corruption": name} for name in ("blur", "pepper", "mask"))
+    assert changed["officehome-sds"] == {"ld_gradient": "sds"} and changed["officehome-ld-raw"] == {"ld_input": "raw"}
+    grid = {folder: values for folder, values in changed.items() if "-generated-" in folder}
+    assert len(grid) == 14  # of 16: the full method and the one without LD have names of their own
+    for folder, values in grid.items():
+        weights = re.findall(r"-([\d.]+)", folder)
+        assert [values.get("lambda2", 0.5), values.get("lambda3", 0.5)] == [float(weight) for weight in weights]
+    assert len({repr(values) for values in changed.values()}) == len(changed)
+
+
+def test_make_check_sweeps_is_this_check():
+    lines = (ROOT / "Makefile").read_text()
+    assert re.search(r"^check-sweeps: .*\n\t\.venv/bin/domainfusion sweep --check sweeps/\*\.txt$", lines, re.M)
+
+
+def test_the_command_line_ends_with_the_sentence_alone(tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_text(SWEEP.replace("PACS", "PAC"))
+    ended = subprocess.run(
+        [sys.executable, "-m", "domainbed_domainfusion.cli", "sweep", "--dry-run", str(bad)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"{bad}, line 4: There is no dataset called 'PAC': did you mean 'PACS'?")
