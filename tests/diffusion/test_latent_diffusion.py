@@ -323,7 +323,7 @@ def test_classes_the_tokenizer_cannot_tell_apart(broken):
 
 def test_register_and_the_layout_check_do_not_import_diffusers():
     code = (
-        "import sys, domainbed_domainfusion.register, domainbed_domainfusion.diffusion.layout; "
+        "import sys, domainbed_domainfusion.register, domainbed_domainfusion.diffusion.source; "
         "sys.exit('diffusers' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
