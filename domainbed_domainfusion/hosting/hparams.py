@@ -1,317 +1,239 @@
-"""Every hparam that the plugin adds, in one table: name, default, search, meaning, source.
+"""Every hparam that the plugin adds, in one table: name, default, search, range, meaning, source, and what it changes.
 
 Sources: "S" is the paper's supplement, "A" its abstract, "host" DomainBed's own habit, "ours" a choice that the paper
-leaves open. A value is drawn exactly as the host draws its own: from `RandomState(seed_hash(random_seed, name))`.
+leaves open. `changes` and `time` are the one place that says what an hparam decides: the cache of candidates, a run's
+identity, the provenance of generated images and the groups of an estimate's calibration derive from them.
 """
 
 import difflib
-import itertools
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
-from . import host
+from .hparam import (
+    CANDIDATES,
+    CHOICE,
+    CLASSIFIER,
+    COMPILE,
+    FLAG,
+    KEPT,
+    LD,
+    NAMES,
+    NO_TIME,
+    OPTIONAL_FOLDER,
+    OPTIONAL_TEXT,
+    PROPORTIONAL,
+    ROUNDS,
+    SCORES,
+    SPEED,
+    STAGES,
+    TEMPLATE,
+    TEXT,
+    TIME,
+    TRUE_FALSE_FILE,
+    Hparam,
+    integer,
+    number,
+    one_of,
+)
 
 PAPER_LEARNING_RATES = (1e-4, 3e-4, 5e-4, 7e-4, 9e-4, 1e-3)
 PAPER_CANDIDATES = (1, 3, 5)
 
 #: Datasets that DomainBed's registry does not know, and the one of its own whose defaults they take.
 HOST_EQUIVALENT = {"DigitStyles": "RotatedMNIST"}
-#: Datasets of digits or of random tensors, for which the embedded diffusion model is the sensible default.
-POCKET_DATASETS = ("Debug28", "Debug224", "RotatedMNIST", "ColoredMNIST", "DigitStyles")
 
 
-@dataclass(frozen=True)
-class Hparam:
-    """One row of the table."""
-
-    name: str
-    default: Any
-    valid: Callable[[Any], bool]
-    range: str  # what `valid` accepts, in words
-    meaning: str
-    source: str
-    pocket: Any = None  # the default on POCKET_DATASETS where it differs
-    search: tuple | None = None  # values that a random draw chooses from; None: always the default
-
-    def default_for(self, dataset: str) -> Any:
-        return self.pocket if self.pocket is not None and dataset in POCKET_DATASETS else self.default
-
-    def draw(self, dataset: str, random_seed: int) -> Any:
-        """The host's way: each name has a generator of its own, so no hparam's draw moves another's."""
-        if self.search is None:
-            return self.default_for(dataset)
-        random_state = np.random.RandomState(host.lib.misc.seed_hash(random_seed, self.name))
-        return self.search[random_state.choice(len(self.search))]
+def _is_set(value: Any) -> bool:
+    return value is not None
 
 
-def _number(low: float, high: float = float("inf"), open_low: bool = False) -> tuple[Callable[[Any], bool], str]:
-    def valid(value):
-        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return plain and (low < value if open_low else low <= value) and value <= high
-
-    return valid, (f"a number {'above' if open_low else 'from'} {low:g}" + (f" to {high:g}" if high < 1e300 else ""))
-
-
-def _integer(low: int, high: float = float("inf")) -> tuple[Callable[[Any], bool], str]:
-    in_range, text = _number(low, high)
-    return (lambda value: in_range(value) and isinstance(value, int)), text.replace("a number", "a whole number")
-
-
-def _one_of(*values: str) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: value in values), "one of " + ", ".join(values)
-
-
-def _stages(value: Any) -> bool:
-    """Whether it is [[timesteps, classes], …], the first rising to 1000 at most, the second not rising."""
-    whole = _integer(1, 1000)[0]
-    if not (
-        isinstance(value, list)
-        and value
-        and all(isinstance(stage, list) and len(stage) == 2 and whole(stage[0]) and whole(stage[1]) for stage in value)
-    ):
-        return False
-    return all(a[0] < b[0] and a[1] >= b[1] for a, b in itertools.pairwise(value))
-
-
-STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
-FLAG = (lambda value: isinstance(value, bool)), "true or false"
-COMPILE = (lambda value: isinstance(value, bool) or value == "cuda_graphs"), "true, false or cuda_graphs"
-TEXT = (lambda value: isinstance(value, str) and value != ""), "a text"
-TEMPLATE = (lambda value: isinstance(value, str) and value.count("{}") == 1), "a text with one {} for the class name"
-NAMES = (
-    (lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))),
-    "null, or a list with one text per class in label order",
-)
-OPTIONAL_FOLDER = (lambda value: value is None or TEXT[0](value)), "null or the path of a folder"
-OPTIONAL_TEXT = (lambda value: value is None or isinstance(value, str)), "null or a text"
-TRUE_FALSE_FILE = (lambda value: isinstance(value, (bool, str))), "true, false or the path of a .safetensors file"
-
+# fmt: off
 #: For every algorithm of the host, ours or not. They are accepted in --hparams; a run that does not name them keeps
 #: exactly the host's own hparams.
 BACKBONE = (
-    Hparam(
-        "backbone",
-        "host",
-        *TEXT,
-        "host (its own choice), resnet18, resnet50, regnety_16gf_swag, mnist_cnn (the "
-        "host's small CNN at any image size), or any timm name",
-        "host",
-    ),
-    Hparam(
-        "pretrained", True, *TRUE_FALSE_FILE, "the named backbone's published weights, none, or a local file", "host"
-    ),
+    Hparam(name="backbone", default="host", range=TEXT,
+           meaning="host (its own choice), resnet18, resnet50, regnety_16gf_swag, mnist_cnn (the host's small CNN "
+                   "at any image size), or any timm name",
+           source="host", changes=(CLASSIFIER,), time=TIME),
+    Hparam(name="pretrained", default=True, range=TRUE_FALSE_FILE,
+           meaning="the named backbone's published weights, none, or a local file",
+           source="host", changes=(CLASSIFIER,), time=NO_TIME),
 )
 
 SAM = (
-    Hparam(
-        "rho",
-        0.05,
-        *_number(0, open_low=True),
-        "radius of the neighbourhood in weight space",
-        "Foret et al. 2021",
-        search=(0.01, 0.02, 0.05, 0.1),
-    ),
+    Hparam(name="rho", default=0.05, search=(0.01, 0.02, 0.05, 0.1), range=number(0, open_low=True),
+           meaning="radius of the neighbourhood in weight space",
+           source="Foret et al. 2021", changes=(CLASSIFIER,), time=NO_TIME),
 )
 
 #: The frozen diffusion model, for every algorithm that uses one.
 LDM = (
-    Hparam(
-        "ldm",
-        "CompVis/stable-diffusion-v1-4",
-        *TEXT,
-        "hub id, folder or .safetensors file of a Stable Diffusion 1.x, or pocket, the embedded one",
-        "S",
-        pocket="pocket",
-    ),
-    Hparam("ldm_revision", None, *OPTIONAL_TEXT, "the hub's revision", "ours"),
-    Hparam(
-        "ldm_dtype",
-        "auto",
-        *_one_of("auto", "float32", "float16", "bfloat16"),
-        "auto: float32 on a CPU, float16 on a GPU",
-        "ours",
-    ),
-    Hparam("image_size", 320, *_integer(8), "pixels a side inside the diffusion model", "S", pocket=32),
-    Hparam("prompt_template", "a photo of a {}", *TEMPLATE, "prompt of a class; no domain name is in it", "ours"),
-    Hparam("class_names", None, *NAMES, "replaces the dataset's own class names in the prompts", "ours"),
+    Hparam(name="ldm", default="CompVis/stable-diffusion-v1-4", pocket="pocket", range=TEXT,
+           meaning="hub id, folder or .safetensors file of a Stable Diffusion 1.x, or pocket, the embedded one",
+           source="S", changes=(CANDIDATES, LD, SCORES), time=TIME, recorded_as="model"),
+    Hparam(name="ldm_revision", default=None, range=OPTIONAL_TEXT,
+           meaning="the hub's revision",
+           source="ours", changes=(CANDIDATES, LD, SCORES), time=TIME, recorded_as="revision"),
+    Hparam(name="ldm_dtype", default="auto", range=one_of("auto", "float32", "float16", "bfloat16"),
+           meaning="auto: float32 on a CPU, float16 on a GPU",
+           source="ours", changes=(CANDIDATES, LD, SCORES), time=TIME, recorded_as="dtype"),
+    Hparam(name="image_size", default=320, pocket=32, range=integer(8),
+           meaning="pixels a side inside the diffusion model",
+           source="S", changes=(CANDIDATES, LD, SCORES), time=TIME),
+    Hparam(name="prompt_template", default="a photo of a {}", range=TEMPLATE,
+           meaning="prompt of a class; no domain name is in it",
+           source="ours", changes=(CANDIDATES, LD, SCORES), time=NO_TIME, recorded_as="prompt"),
+    Hparam(name="class_names", default=None, range=NAMES,
+           meaning="replaces the dataset's own class names in the prompts",
+           source="ours", changes=(CANDIDATES, LD, SCORES), time=NO_TIME, recorded_as="prompt"),
 )
 
 DOMAINFUSION = (
-    # learning
-    Hparam(
-        "lr",
-        1e-4,
-        *_number(0, open_low=True),
-        "Adam's learning rate at step 0",
-        "S (searched; default ours)",
-        pocket=1e-3,
-        search=PAPER_LEARNING_RATES,
-    ),
-    Hparam("lr_schedule", "cosine", *_one_of("cosine", "constant"), "over the run's real length, to zero", "S"),
-    Hparam("weight_decay", 5e-4, *_number(0), "Adam's weight decay", "S"),
-    Hparam("batch_size", 16, *_integer(1), "images per training domain and step", "S"),
-    Hparam("lambda1", 1.0, *_number(0), "weight of the raw minibatch's cross-entropy", "S"),
-    Hparam("lambda2", 0.5, *_number(0), "weight of the Latent Distillation loss", "S"),
-    Hparam("lambda3", 0.5, *_number(0), "weight of the generated minibatch's cross-entropy", "S"),
-    Hparam(
-        "ldm_decoder",
-        None,
-        *OPTIONAL_TEXT,
-        "folder or hub id of an AutoencoderTiny that decodes in the VAE's place",
-        "ours",
-    ),
-    Hparam(
-        "ldm_compile",
-        False,
-        *COMPILE,
-        "torch.compile for the U-Net and the decoder in generation, also as "
-        "cuda_graphs: minutes at the start, for long runs on a GPU",
-        "ours",
-    ),
-    # generation: Algorithm 1, lines 4 to 13
-    Hparam("candidates", 3, *_integer(1), "N_c, images generated for each one kept", "S", search=PAPER_CANDIDATES),
-    Hparam("generation_interval", 5, *_integer(1), "Itv, epochs from one round of generation to the next", "S"),
-    Hparam(
-        "generation_budget",
-        0,
-        *_integer(0),
-        "images in the generate-dataset, over all domains; 0: every training image",
-        "ours",
-    ),
-    Hparam(
-        "updating", True, *FLAG, "true: a round starts from earlier results; false: one round, in the first epoch", "S"
-    ),
-    Hparam(
-        "sampling_strategy",
-        True,
-        *FLAG,
-        "choose content and style among the candidates; false: one candidate, as it is",
-        "S",
-    ),
-    Hparam(
-        "content_weight", 0.4, *_number(0, 1), "lambda_s, similarity against confidence in the choice of content", "S"
-    ),
-    Hparam(
-        "content_feature",
-        "classifier",
-        *_one_of("classifier", "content"),
-        "what the cosine compares: the classifier's features, or the instance-normalised image itself",
-        "ours",
-    ),
-    Hparam("style_space", "pixel", *_one_of("pixel", "latent"), "where style and content are separated", "ours"),
-    Hparam("style_divergence", "poisson", *_one_of("poisson", "softmax"), "the KL between two vectors", "ours"),
-    Hparam(
-        "denoising_steps",
-        12,
-        *_integer(1, 1000),
-        "steps of the whole schedule; strength runs a part of them",
-        "ours (S: fewer than 50)",
-    ),
-    Hparam("strength", 0.8, *_number(0, 1, open_low=True), "share of the schedule that image-to-image runs", "S"),
-    Hparam("guidance_scale", 7.5, *_number(0), "classifier-free guidance; 1 and less: none", "S"),
-    Hparam(
-        "guidance_interval",
-        1.0,
-        *_number(0, 1),
-        "share of the executed steps, from the first, that are guided",
-        "ours (Kynkäänniemi et al. 2024)",
-    ),
-    Hparam(
-        "scheduler",
-        "ddim",
-        *_one_of("ddim", "pndm", "dpmsolver++", "lcm", "folder"),
-        "solver; lcm: for latent consistency models only; folder: the model's own",
-        "ours",
-    ),
-    Hparam(
-        "timestep_spacing",
-        "trailing",
-        *_one_of("trailing", "leading"),
-        "trailing begins at the noise that "
-        "strength names even with few steps; leading, diffusers' default here, begins lower",
-        "ours (Lin et al. 2024)",
-    ),
-    Hparam("generation_batch", 8, *_integer(1), "source images in one batch of generation", "ours", pocket=32),
-    Hparam("gallery", 2, *_integer(0), "images per domain whose versions are kept as pictures", "ours"),
-    Hparam(
-        "save_generated",
-        "none",
-        *_one_of("none", "last", "all"),
-        "rounds of the generate-dataset kept in the job "
-        "folder, 3 x image_size x image_size bytes an image; all: an interrupted run that is started again there "
-        "takes them in place of generating them",
-        "ours",
-        pocket="all",
-    ),
-    Hparam(
-        "candidate_cache",
-        None,
-        *OPTIONAL_FOLDER,
-        "folder in which the runs of a sweep share the candidates of "
-        "their first rounds, which are then seeded by the image in place of the run",
-        "ours",
-    ),
-    # Latent Distillation: Algorithm 2
-    Hparam(
-        "ld_gradient", "full", *_one_of("full", "sds"), "through the U-Net as listed, or without its Jacobian", "S / A"
-    ),
-    Hparam(
-        "ld_gradient_mode",
-        "auto",
-        *_one_of("auto", "forward", "reverse"),
-        "how it is computed: forward-mode "
-        "differentiation, reverse, or forward unless the model has an operation that it lacks or, on a GPU, reverse "
-        "fits and is clearly faster",
-        "ours",
-    ),
-    Hparam("ld_input", "generated", *_one_of("generated", "raw"), "which minibatch it sees", "S (listing)"),
-    Hparam(
-        "ld_corruption",
-        "contrast",
-        *_one_of("contrast", "blur", "pepper", "mask", "none"),
-        "how the confidence corrupts the image",
-        "S",
-    ),
-    Hparam("ld_draws", 1, *_integer(1), "T, draws of (t, noise) per image", "ours"),
-    Hparam("ld_weighting", "uniform", *_one_of("uniform", "one_minus_alpha_bar", "snr"), "w[t]", "ours"),
-    Hparam("ld_images", 0, *_integer(0), "images of the minibatch that it sees in a step; 0: all", "ours"),
-    Hparam(
-        "ld_batch", 0, *_integer(0), "images at once in its passes (memory only); 0: as many as fit, measured", "ours"
-    ),
+    # Learning.
+    Hparam(name="lr", default=1e-4, pocket=1e-3, search=PAPER_LEARNING_RATES, range=number(0, open_low=True),
+           meaning="Adam's learning rate at step 0",
+           source="S (searched; default ours)", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="lr_schedule", default="cosine", range=one_of("cosine", "constant"),
+           meaning="over the run's real length, to zero",
+           source="S", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="weight_decay", default=5e-4, range=number(0),
+           meaning="Adam's weight decay",
+           source="S", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="batch_size", default=16, range=integer(1),
+           meaning="images per training domain and step",
+           source="S", changes=(CLASSIFIER,), time=PROPORTIONAL),
+    Hparam(name="lambda1", default=1.0, range=number(0),
+           meaning="weight of the raw minibatch's cross-entropy",
+           source="S", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="lambda2", default=0.5, range=number(0),
+           meaning="weight of the Latent Distillation loss",
+           source="S", changes=(CLASSIFIER, LD), time=TIME),
+    Hparam(name="lambda3", default=0.5, range=number(0),
+           meaning="weight of the generated minibatch's cross-entropy",
+           source="S", changes=(CLASSIFIER,), time=TIME),
+    Hparam(name="ldm_decoder", default=None, range=OPTIONAL_TEXT,
+           meaning="folder or hub id of an AutoencoderTiny that decodes in the VAE's place",
+           source="ours", changes=(CHOICE,), time=TIME),
+    Hparam(name="ldm_compile", default=False, range=COMPILE,
+           meaning="torch.compile for the U-Net and the decoder in generation, also as cuda_graphs: minutes at the "
+                   "start, for long runs on a GPU",
+           source="ours", changes=(SPEED,), time=TIME),
+    # Generation: Algorithm 1, lines 4 to 13.
+    Hparam(name="candidates", default=3, search=PAPER_CANDIDATES, range=integer(1),
+           meaning="N_c, images generated for each one kept",
+           source="S", changes=(CHOICE,), time=PROPORTIONAL),
+    Hparam(name="generation_interval", default=5, range=integer(1),
+           meaning="Itv, epochs from one round of generation to the next",
+           source="S", changes=(ROUNDS,), time=NO_TIME),
+    Hparam(name="generation_budget", default=0, range=integer(0),
+           meaning="images in the generate-dataset, over all domains; 0: every training image",
+           source="ours", changes=(ROUNDS,), time=NO_TIME),
+    Hparam(name="updating", default=True, range=FLAG,
+           meaning="true: a round starts from earlier results; false: one round, in the first epoch",
+           source="S", changes=(ROUNDS,), time=NO_TIME),
+    Hparam(name="sampling_strategy", default=True, range=FLAG,
+           meaning="choose content and style among the candidates; false: one candidate, as it is",
+           source="S", changes=(CHOICE,), time=TIME),
+    Hparam(name="content_weight", default=0.4, range=number(0, 1),
+           meaning="lambda_s, similarity against confidence in the choice of content",
+           source="S", changes=(CHOICE,), time=NO_TIME),
+    Hparam(name="content_feature", default="classifier", range=one_of("classifier", "content"),
+           meaning="what the cosine compares: the classifier's features, or the instance-normalised image itself",
+           source="ours", changes=(CHOICE,), time=TIME),
+    Hparam(name="style_space", default="pixel", range=one_of("pixel", "latent"),
+           meaning="where style and content are separated",
+           source="ours", changes=(CHOICE,), time=TIME),
+    Hparam(name="style_divergence", default="poisson", range=one_of("poisson", "softmax"),
+           meaning="the KL between two vectors",
+           source="ours", changes=(CHOICE,), time=TIME),
+    Hparam(name="denoising_steps", default=12, range=integer(1, 1000),
+           meaning="steps of the whole schedule; strength runs a part of them",
+           source="ours (S: fewer than 50)", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="strength", default=0.8, range=number(0, 1, open_low=True),
+           meaning="share of the schedule that image-to-image runs",
+           source="S", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="guidance_scale", default=7.5, range=number(0),
+           meaning="classifier-free guidance; 1 and less: none",
+           source="S", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="guidance_interval", default=1.0, range=number(0, 1),
+           meaning="share of the executed steps, from the first, that are guided",
+           source="ours (Kynkäänniemi et al. 2024)", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="scheduler", default="ddim", range=one_of("ddim", "pndm", "dpmsolver++", "lcm", "folder"),
+           meaning="solver; lcm: for latent consistency models only; folder: the model's own",
+           source="ours", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="timestep_spacing", default="trailing", range=one_of("trailing", "leading"),
+           meaning="trailing begins at the noise that strength names even with few steps; leading, diffusers' "
+                   "default here, begins lower",
+           source="ours (Lin et al. 2024)", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="generation_batch", default=8, pocket=32, range=integer(1),
+           meaning="source images in one batch of generation",
+           source="ours", changes=(SPEED,), time=TIME),
+    Hparam(name="gallery", default=2, range=integer(0),
+           meaning="images per domain whose versions are kept as pictures",
+           source="ours", changes=(KEPT,), time=NO_TIME),
+    Hparam(name="save_generated", default="none", pocket="all", range=one_of("none", "last", "all"),
+           meaning="rounds of the generate-dataset kept in the job folder, 3 x image_size x image_size bytes an "
+                   "image; all: an interrupted run that is started again there takes them in place of generating "
+                   "them",
+           source="ours", changes=(KEPT,), time=NO_TIME),
+    Hparam(name="candidate_cache", default=None, range=OPTIONAL_FOLDER,
+           meaning="folder in which the runs of a sweep share the candidates of their first rounds, which are then "
+                   "seeded by the image in place of the run",
+           source="ours", changes=(ROUNDS, KEPT), time=NO_TIME, identify=_is_set),
+    # Latent Distillation: Algorithm 2.
+    Hparam(name="ld_gradient", default="full", range=one_of("full", "sds"),
+           meaning="through the U-Net as listed, or without its Jacobian",
+           source="S / A", changes=(LD,), time=TIME),
+    Hparam(name="ld_gradient_mode", default="auto", range=one_of("auto", "forward", "reverse"),
+           meaning="how it is computed: forward-mode differentiation, reverse, or forward unless the model has an "
+                   "operation that it lacks or, on a GPU, reverse fits and is clearly faster",
+           source="ours", changes=(SPEED,), time=TIME),
+    Hparam(name="ld_input", default="generated", range=one_of("generated", "raw"),
+           meaning="which minibatch it sees",
+           source="S (listing)", changes=(LD,), time=TIME),
+    Hparam(name="ld_corruption", default="contrast", range=one_of("contrast", "blur", "pepper", "mask", "none"),
+           meaning="how the confidence corrupts the image",
+           source="S", changes=(LD,), time=TIME),
+    Hparam(name="ld_draws", default=1, range=integer(1),
+           meaning="T, draws of (t, noise) per image",
+           source="ours", changes=(LD,), time=TIME),
+    Hparam(name="ld_weighting", default="uniform", range=one_of("uniform", "one_minus_alpha_bar", "snr"),
+           meaning="w[t]",
+           source="ours", changes=(LD,), time=TIME),
+    Hparam(name="ld_images", default=0, range=integer(0),
+           meaning="images of the minibatch that it sees in a step; 0: all",
+           source="ours", changes=(LD,), time=TIME),
+    Hparam(name="ld_batch", default=0, range=integer(0),
+           meaning="images at once in its passes (memory only); 0: as many as fit, measured",
+           source="ours", changes=(SPEED,), time=TIME),
 )
 
-ZERO_SHOT = (Hparam("scoring_batch", 32, *_integer(1), "U-Net evaluations at once (memory only)", "ours", pocket=128),)
+ZERO_SHOT = (
+    Hparam(name="scoring_batch", default=32, pocket=128, range=integer(1),
+           meaning="U-Net evaluations at once (memory only)",
+           source="ours", changes=(SPEED,), time=TIME),
+)
 
 DIFFUSION_CLASSIFIER = (
-    Hparam(
-        "dc_stages",
-        [[20, 5], [100, 1]],
-        *STAGES,
-        "staged elimination: after so many timesteps in all, so many classes are kept",
-        "Li et al. 2023 (numbers ours)",
-        pocket=[[1, 5], [3, 1]],
-    ),
+    Hparam(name="dc_stages", default=[[20, 5], [100, 1]], pocket=[[1, 5], [3, 1]], range=STAGES,
+           meaning="staged elimination: after so many timesteps in all, so many classes are kept",
+           source="Li et al. 2023 (numbers ours)", changes=(SCORES,), time=TIME),
 )
 
 TEXT_TO_IMAGE_CLASSIFIER = (
-    Hparam(
-        "t2i_min_scores",
-        20,
-        *_integer(2),
-        "scores of every class before the first is pruned",
-        "Clark & Jaini 2023",
-        pocket=2,
-    ),
-    Hparam("t2i_max_scores", 100, *_integer(1), "scores of a class at most", "ours (Clark & Jaini: 2000)", pocket=2),
-    Hparam(
-        "t2i_cutoff", 2e-3, *_number(0, 1), "p of the paired t-test under which a class is pruned", "Clark & Jaini 2023"
-    ),
+    Hparam(name="t2i_min_scores", default=20, pocket=2, range=integer(2),
+           meaning="scores of every class before the first is pruned",
+           source="Clark & Jaini 2023", changes=(SCORES,), time=TIME),
+    Hparam(name="t2i_max_scores", default=100, pocket=2, range=integer(1),
+           meaning="scores of a class at most",
+           source="ours (Clark & Jaini: 2000)", changes=(SCORES,), time=TIME),
+    Hparam(name="t2i_cutoff", default=2e-3, range=number(0, 1),
+           meaning="p of the paired t-test under which a class is pruned",
+           source="Clark & Jaini 2023", changes=(SCORES,), time=TIME),
 )
+
+# fmt: on
 
 TABLES = {
     "SAM": SAM,
@@ -335,6 +257,56 @@ def added_draws(algorithm: str, dataset: str, random_seed: int) -> dict[str, Any
     return {row.name: row.draw(dataset, random_seed) for row in TABLES.get(algorithm, ())}
 
 
+def of_a_run(hparams: dict[str, Any]) -> dict[str, Any]:
+    """The values that a run's results depend on, for its identity. The host's own hparams are all among them."""
+    found = {}
+    for name, value in hparams.items():
+        row = ROWS.get(name)
+        if row is None:
+            found[name] = value
+        elif row.changes_results:
+            found[name] = row.identify(value)
+    return found
+
+
+def of_a_candidate(hparams: dict[str, Any]) -> dict[str, Any]:
+    """The values that a candidate's latents depend on, without those that its key records otherwise."""
+    return {
+        name: value
+        for name, value in hparams.items()
+        if name in ROWS and CANDIDATES in ROWS[name].changes and ROWS[name].recorded_as is None
+    }
+
+
+def of_a_generated_image(hparams: dict[str, Any], recorded: tuple[str, ...]) -> dict[str, Any]:
+    """The values that a generated image depends on, in the table's order, for its provenance.
+
+    recorded: entries of the provenance that stand in place of an hparam (see `Hparam.recorded_as`).
+    """
+    return {
+        name: hparams[name]
+        for name, row in ROWS.items()
+        if name in hparams and {CANDIDATES, CHOICE} & set(row.changes) and row.recorded_as not in recorded
+    }
+
+
+def of_the_time(hparams: dict[str, Any]) -> dict[str, Any]:
+    """The values that a step's time depends on, without the proportional ones.
+
+    Of the host's own hparams these are all but numbers with a fraction, such as learning rates and penalties' weights.
+    """
+    return {
+        name: value
+        for name, value in hparams.items()
+        if (ROWS[name].time == TIME if name in ROWS else not isinstance(value, float))
+    }
+
+
+def proportional() -> list[str]:
+    """The names of the hparams in whose value the time is linear."""
+    return [name for name, row in ROWS.items() if row.time == PROPORTIONAL]
+
+
 #: Rows whose name the host uses too: their ranges bind our algorithm, not the host's.
 HOST_NAMES = ("lr", "weight_decay", "batch_size")
 
@@ -344,7 +316,7 @@ def check_values(hparams: dict[str, Any]) -> None:
     for name, value in hparams.items():
         row = ROWS.get(name)
         if row is not None and not row.valid(value):
-            raise InputError(f"The hparam {name} is {value!r}, but must be {row.range}: {row.meaning}.")
+            raise InputError(f"The hparam {name} is {value!r}, but must be {row.range[1]}: {row.meaning}.")
     if hparams.get("backbone", "host") == "host" and hparams.get("pretrained", True) is not True:
         raise InputError(
             "The hparam pretrained needs a named backbone, because the host's own choice always loads its "
@@ -361,15 +333,16 @@ def check_names(names: list[str], known: set[str]) -> None:
 
 
 def markdown_table() -> str:
-    """The table as the README shows it: `python -m domainbed_domainfusion.hosting.hparams`."""
-    lines = ["| hparam | default | digits | searched | meaning | source |", "|---|---|---|---|---|---|"]
+    """The table as the documentation shows it: `python -m domainbed_domainfusion.hosting.hparams`."""
+    lines = ["| hparam | default | digits | searched | meaning | changes | source |", "|---|---|---|---|---|---|---|"]
     for row in ROWS.values():
         values = [
             json.dumps(row.default),
             "" if row.pocket is None else json.dumps(row.pocket),
             "" if row.search is None else ", ".join(f"{value:g}" for value in row.search),
         ]
-        lines.append(f"| `{row.name}` | {' | '.join(values)} | {row.meaning} | {row.source} |")
+        changes = ", ".join(row.changes)
+        lines.append(f"| `{row.name}` | {' | '.join(values)} | {row.meaning} | {changes} | {row.source} |")
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 from .. import pixels
 from ..errors import InputError
 from ..hosting import context, host
-from ..hosting.hparams import POCKET_DATASETS
+from ..hosting.hparam import POCKET_DATASETS
 
 KEYS = ("args", "model_input_shape", "model_num_classes", "model_num_domains", "model_hparams", "model_dict")
 NUMPY_SCALARS = [

@@ -1,0 +1,124 @@
+"""Algorithm 1, lines 7 to 12, for a minibatch: candidates, the choice of content and of style, and x_gen."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..diffusion import style
+from ..errors import InputError
+from ..pixels import PixelRange
+
+if TYPE_CHECKING:  # diffusers takes seconds to import
+    from ..diffusion.candidates import CandidateSampler
+    from .candidate_cache import CandidateCache
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A minibatch of x_gen as line 12 leaves it."""
+
+    images: Tensor  # (B, 3, S, S) in [-1, 1]
+    content: Tensor  # (B,) the candidate that gave the content, line 10
+    style: Tensor  # (B,) the candidate that gave the style, line 11
+
+
+class Judge:
+    """The classifier θ as line 10 asks it, about images as φ sees them. Call it with θ in eval mode.
+
+    classifier: an algorithm of the host with a `featurizer` and a `classifier`, as ERM has them.
+    Raises InputError for an algorithm without these two.
+    """
+
+    def __init__(self, classifier: Any, pixel_range: PixelRange):
+        if not (hasattr(classifier, "featurizer") and hasattr(classifier, "classifier")):
+            raise InputError(
+                f"{type(classifier).__name__} cannot judge candidates, because it has no featurizer with a classifier "
+                "on top: give a model of an algorithm that has both, such as ERM."
+            )
+        self.classifier, self.pixel_range = classifier, pixel_range
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features (B, F) of images (B, 3, S, S) in [-1, 1]."""
+        return self.classifier.featurizer(self.pixel_range.to_classifier(images))
+
+    def confidence(self, features: Tensor, labels: Tensor) -> Tensor:
+        """p, the softmax probability of the true class, (B,) in [0, 1], from features (B, F) and labels (B,)."""
+        return self.classifier.classifier(features).softmax(-1).gather(1, labels[:, None])[:, 0]
+
+
+class Generation:
+    """Lines 7 to 12, made of φ (the sampler), θ (the judge), the hparams of choice and style, and a cache.
+
+    Args:
+        sampler: makes the candidates, line 7.
+        judge: θ; None where there is no classifier. Content is then chosen by its likeness to the original alone, which
+            needs content_weight 1 and content_feature "content".
+        hparams: sampling_strategy, content_weight, content_feature, style_space, style_divergence.
+        cache: holds candidates whose seeds are shared by runs, or None.
+
+    Raises InputError for hparams that need a judge where there is none.
+    """
+
+    def __init__(
+        self,
+        sampler: "CandidateSampler",
+        judge: Judge | None,
+        hparams: dict[str, Any],
+        cache: "CandidateCache | None" = None,
+    ):
+        self.sampler, self.judge, self.hparams, self.cache = sampler, judge, hparams, cache
+        asks_judge = hparams["content_weight"] != 1 or hparams["content_feature"] != "content"
+        if judge is None and hparams["sampling_strategy"] and asks_judge:
+            raise InputError(
+                'Without a classifier the hparam content_weight must be 1 and content_feature "content": '
+                "set them, or give a classifier."
+            )
+
+    @property
+    def candidates(self) -> int:
+        """Candidates for each image kept: N_c, or one without the sampling strategy."""
+        return self.hparams["candidates"] if self.hparams["sampling_strategy"] else 1
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt of each class, in label order."""
+        return self.sampler.prompts.texts
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, y: Tensor, seeds: list[list[int]], shared: bool = False) -> Generated:
+        """x: (B, 3, S, S) in [-1, 1]; y: (B,); seeds: one for each image and candidate.
+
+        shared: whether the seeds are shared by runs, so that the cache may hold these candidates.
+        """
+        ldm, latent = self.sampler.ldm, self.hparams["style_space"] == "latent"
+        x, y = x.to(ldm.device), y.to(ldm.device)
+        source = self.cache if shared and self.cache is not None else self.sampler
+        candidates = source.sample(x, y, seeds)  # line 7
+        if not self.hparams["sampling_strategy"]:
+            first = torch.zeros(len(x), dtype=torch.long)
+            return Generated(candidates.images[:, 0], first, first)
+
+        mu0, sigma0, content0 = style.decompose(ldm.encode(x) if latent else x)  # line 8
+        mu, sigma, content = style.decompose(candidates.latents if latent else candidates.images)  # line 9
+        similarity, confidence = self._judge(x, content0, candidates.images, content, y)
+        divergence = style.style_divergence(mu0, sigma0, mu, sigma, self.hparams["style_divergence"])
+        i = torch.arange(len(x), device=ldm.device)
+        c = style.choose_content(similarity, confidence, self.hparams["content_weight"])  # line 10
+        s = style.choose_style(divergence)  # line 11
+        x_gen = style.adain(mu[i, s], sigma[i, s], content[i, c])  # line 12
+        x_gen = ldm.decode(x_gen) if latent else x_gen.clamp(-1, 1)
+        return Generated(x_gen, c.cpu(), s.cpu())
+
+    def _judge(self, x: Tensor, content0: Tensor, images: Tensor, content: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What line 10 weighs: cos(feature(c0), feature(cj)) and confidence(cj, y), both (B, N)."""
+        B, N = images.shape[:2]
+        features0, features, confidence = content0, content, images.new_zeros(B, N)
+        if self.judge is not None:
+            of_candidates = self.judge.features(images.flatten(0, 1))
+            confidence = self.judge.confidence(of_candidates, y.repeat_interleave(N)).view(B, N)
+            if self.hparams["content_feature"] == "classifier":
+                features0, features = self.judge.features(x), of_candidates
+        return F.cosine_similarity(features0.reshape(B, 1, -1), features.reshape(B, N, -1), dim=-1), confidence
