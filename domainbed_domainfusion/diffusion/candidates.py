@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..errors import InputError
 from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
+from .prompted import PromptedModel
 from .prompts import Prompts
 
 
@@ -63,6 +65,20 @@ class CandidateSampler:
         self.evaluations: int = len(self._schedule()[1])
         twice = guidance_scale > 1 and not ldm.embeds_guidance
         self.guided: int = round(guidance_interval * self.evaluations) if twice else 0
+
+    @classmethod
+    def of(cls, model: PromptedModel, hparams: dict[str, Any]) -> "CandidateSampler":
+        """The sampler that a run's hparams describe. Raises InputError as the constructor does."""
+        return cls(
+            model.ldm,
+            model.prompts,
+            steps=hparams["denoising_steps"],
+            strength=hparams["strength"],
+            guidance_scale=hparams["guidance_scale"],
+            scheduler=hparams["scheduler"],
+            timestep_spacing=hparams["timestep_spacing"],
+            guidance_interval=hparams["guidance_interval"],
+        )
 
     @torch.no_grad()
     def sample(self, images: Tensor, labels: Tensor, seeds: list[list[int]]) -> Candidates:

@@ -7,6 +7,7 @@ gradient of LD is Σ_i a_i ∇p_i with one number a_i = ∂LD_i/∂p_i per image
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from .forward_mode import Dual, UnsupportedOperation
 from .memory import fitting
 from .micro_batches import in_micro_batches, is_out_of_memory
 from .model import LatentDiffusion
+from .prompted import PromptedModel
 from .prompts import Prompts
 
 WEIGHTINGS = ("uniform", "one_minus_alpha_bar", "snr")
@@ -77,6 +79,20 @@ class LatentDistillation:
             "one_minus_alpha_bar": 1 - alphas,
             "snr": alphas / (1 - alphas),
         }[weighting]
+
+    @classmethod
+    def of(cls, model: PromptedModel, hparams: dict[str, Any]) -> "LatentDistillation":
+        """Latent Distillation as a run's hparams describe it."""
+        return cls(
+            model.ldm,
+            model.prompts,
+            draws=hparams["ld_draws"],
+            weighting=hparams["ld_weighting"],
+            gradient=hparams["ld_gradient"],
+            corruption=hparams["ld_corruption"],
+            micro_batch=hparams["ld_batch"] or None,
+            gradient_mode=hparams["ld_gradient_mode"],
+        )
 
     def coefficients(
         self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ...algorithms.diffusion_side import DiffusionSide
 from ...diffusion.corruption import corrupt
 from ...diffusion.distillation import LatentDistillation
+from ...diffusion.prompted import PromptedModel
 from ...errors import InputError
 from ...pixels import from_store
 from ...runs.trained_model import TrainedModel
@@ -43,7 +43,7 @@ class NoiseImages:
         self.hparams = {**run.hparams, "ldm": ldm or run.hparams["ldm"]}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            self._side = DiffusionSide.load(self.hparams, run.class_names, self.device)
+            self._model = PromptedModel.load(self.hparams, run.class_names, self.device)
         except InputError as error:
             raise InputError(f"{str(error).rstrip('.')}; --ldm names another place of the run's model.") from error
         self._classifier = None
@@ -67,7 +67,7 @@ class NoiseImages:
     @property
     def scale_factor(self) -> int:
         """Image pixels per latent pixel."""
-        return self._side.ldm.scale_factor
+        return self._model.ldm.scale_factor
 
     def seed(self, image: Followed) -> int:
         """The seed of an image's draws of t, ε and the corruption."""
@@ -95,8 +95,8 @@ class NoiseImages:
     def _noise(self, image: Followed, x: torch.Tensor, p: torch.Tensor, corruption: str) -> list[Noise]:
         labels, seeds = torch.full((len(x),), image.label), [self.seed(image)] * len(x)
         distillation = LatentDistillation(
-            self._side.ldm,
-            self._side.distillation.prompts,
+            self._model.ldm,
+            self._model.prompts,
             draws=self.draws,
             weighting=self.hparams["ld_weighting"],
             corruption=corruption,
