@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -18,3 +22,22 @@ def seed_of(*identity) -> int:
 def generator_of(*identity) -> torch.Generator:
     """A CPU `torch.Generator` seeded by `seed_of(*identity)`; draw on the CPU so that devices agree."""
     return torch.Generator().manual_seed(seed_of(*identity))
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Restore the global random generators afterwards, whatever the block draws from them.
+
+    These are Python's `random`, numpy's legacy generator, torch's CPU generator and those of all CUDA devices.
+    Foreign code that may draw, such as a library that builds a network, then changes no later draw of the run.
+    """
+    python, legacy_numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy_numpy)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)

@@ -1,5 +1,6 @@
 """Work in micro-batches whose size is found: as large as asked, halved whenever the memory does not suffice."""
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -8,6 +9,9 @@ import torch
 from ..errors import InputError
 
 Result = TypeVar("Result")
+
+#: The CPU allocator's name; CUDA's words; the status of cuBLAS, cuDNN and cuSOLVER, e.g. CUBLAS_STATUS_ALLOC_FAILED.
+OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|out of memory|_ALLOC(ATION)?_FAILED")
 
 
 def in_micro_batches(
@@ -42,5 +46,8 @@ def in_micro_batches(
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a class of its own for CUDA only; the CPU's allocator is known by its name in the message."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether an allocation failed, on the CPU, in torch's allocator for CUDA or in one of NVIDIA's libraries.
+
+    torch has an exception class for its own CUDA allocator only; the other failures are known by their messages.
+    """
+    return isinstance(error, torch.cuda.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error)) is not None

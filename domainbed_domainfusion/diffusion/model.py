@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..seeding import preserved_rng
 from .source import check_scheduler, config_folder, resolve_decoder, resolve_source, tokenizer_folder
 
 __all__ = ["LatentDiffusion", "resolve_source"]
@@ -77,7 +78,8 @@ class LatentDiffusion:
         device = _indexed(torch.device(device))
         key = (str(path), revision, dtype, device, decoder)
         if key not in _loaded:
-            _loaded[key] = cls(path, source, device, dtype, revision, decoder)
+            with preserved_rng():  # older diffusers initialise the networks at random before they read the weights
+                _loaded[key] = cls(path, source, device, dtype, revision, decoder)
         return _loaded[key]
 
     def __deepcopy__(self, memo) -> "LatentDiffusion":
@@ -236,7 +238,8 @@ class LatentDiffusion:
             from . import loading
 
             tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder(self._path), local_files_only=True)
-            self._text_encoder = tokenizer, loading.text_encoder(self._path, self.dtype).to(self.device)
+            with preserved_rng():  # as in `load`
+                self._text_encoder = tokenizer, loading.text_encoder(self._path, self.dtype).to(self.device)
         return self._text_encoder
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..pocket.ldm_folder import tokenizer_files
+from ..seeding import preserved_rng
 from .model import LatentDiffusion
 from .single_file import CONFIGS
 from .source import WEIGHTS
@@ -50,7 +51,7 @@ def _networks() -> dict[str, torch.nn.Module]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    with torch.device("meta"):
+    with preserved_rng(), torch.device("meta"):
         parts = {
             part: kind.from_config(kind.load_config(CONFIGS / part))
             for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))

@@ -3,14 +3,44 @@
 import pytest
 import torch
 
-from domainbed_domainfusion.diffusion.micro_batches import in_micro_batches
+from domainbed_domainfusion.diffusion.micro_batches import in_micro_batches, is_out_of_memory
 from domainbed_domainfusion.errors import InputError
 
-CPU_MESSAGE = (
-    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
-    "allocate 1099511627776 bytes. Error code 12 (Cannot allocate memory)"
-)
-OUT_OF_MEMORY = [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError(CPU_MESSAGE)]
+#: The texts of torch's plain RuntimeErrors, by the library whose allocation failed.
+MESSAGES = {
+    "CPU": "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 1099511627776 bytes. Error code 12 (Cannot allocate memory)",
+    "CUDA's runtime": "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other "
+    "API call, so the stacktrace below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1",
+    "CUDA's driver": "CUDA driver error: out of memory",
+    "cuBLAS": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN 8": "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN 9": "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "cuDNN 9, in torch 2.14's words": "CUDA ran out of memory outside PyTorch's allocator. If this workload uses many "
+    "dynamic shapes, cuDNN may need additional device memory to JIT-compile shape-specialized kernels.",
+    "cuSOLVER": "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+}
+#: Other failures of a GPU and of its libraries, which a smaller batch does not cure.
+OTHER_MESSAGES = [
+    "shapes do not match",
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, m, n, k, &alpha, a, lda, "
+    "b, ldb, &beta, c, ldc)`",
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+    "shared memory. Please try to raise your shared memory limit.",
+]
+OUT_OF_MEMORY = [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError(MESSAGES["CPU"])]
+
+
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
+def test_every_library_that_ran_out_of_memory_is_known(message):
+    assert is_out_of_memory(RuntimeError(message))
+
+
+@pytest.mark.parametrize("message", OTHER_MESSAGES)
+def test_other_failures_are_not_taken_for_it(message):
+    assert not is_out_of_memory(RuntimeError(message))
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
