@@ -139,6 +139,44 @@ def tokenizer_folder(path: Path) -> Path:
         ) from error
 
 
+def files_used(path: Path) -> list[Path]:
+    """The files of a checked source that decide what the model computes, in a fixed order; they all exist.
+
+    path: a model's folder or checkpoint from `resolve_source`, or a tiny decoder's folder from `resolve_decoder`.
+    Other precisions, other frameworks' weights, the safety checker and everything else in the folder are left out.
+    """
+    if path.is_file():
+        return [path, *_tokenizer_files(tokenizer_folder(path))]
+    if not (path / "model_index.json").is_file():  # a tiny decoder
+        return [path / "config.json", *_weight_files(path, WEIGHTS["vae"])]
+    files = [path / "model_index.json", path / "scheduler" / "scheduler_config.json"]
+    files += _tokenizer_files(path / "tokenizer")
+    for part, weights in WEIGHTS.items():
+        files += [path / part / "config.json", *_weight_files(path / part, weights)]
+    return files
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    """Those of a tokenizer's files that CLIP's tokenizer class reads, as far as they are there."""
+    return [folder / name for name in (*TOKENIZER_FILES, "added_tokens.json") if (folder / name).is_file()]
+
+
+def _weight_files(part: Path, weights: str) -> list[Path]:
+    """A part's one file of weights, or its index and shards. If both lie there, both count: libraries differ here."""
+    index, one = part / f"{weights}.index.json", part / weights
+    names = [weights] if one.is_file() else []
+    if index.is_file():
+        names += [index.name, *(name for name in _shards(part, weights) if name not in names)]
+    return [part / name for name in names]
+
+
+def _shards(part: Path, weights: str) -> list[str]:
+    """The names of a part's files of weights: those that its index names, or the one file."""
+    if (part / f"{weights}.index.json").is_file():
+        return sorted(set(_json(part, f"{weights}.index.json")["weight_map"].values()))
+    return [weights]
+
+
 def check_folder(folder: Path) -> None:
     """InputError unless `folder` is a complete Stable Diffusion 1.x folder with safetensors weights."""
     index = _json(folder, "model_index.json")
@@ -183,10 +221,7 @@ def _check_tokenizer(folder: Path, place: str = "tokenizer/") -> None:
 
 
 def _check_weights(part: Path, weights: str) -> None:
-    shards = [weights]
-    if (part / f"{weights}.index.json").is_file():
-        shards = sorted(set(_json(part, f"{weights}.index.json")["weight_map"].values()))
-    for shard in shards:
+    for shard in _shards(part, weights):
         if not (part / shard).is_file():
             pickled = sorted(path.name for path in part.glob("*.bin"))
             if pickled:
