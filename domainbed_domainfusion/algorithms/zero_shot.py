@@ -6,6 +6,7 @@ mathematics. In a sweep they are rows like any other: one step, whose evaluation
 
 import hashlib
 import sys
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -15,6 +16,10 @@ from ..hosting import context, host
 from ..hosting import hparams as table
 from ..pixels import PixelRange
 from ..seeding import seed_of
+
+if TYPE_CHECKING:  # diffusers takes seconds to import
+    from ..diffusion.class_scores import NoiseErrors
+    from ..diffusion.prompted import PromptedModel
 
 #: Images whose scores a process remembers (DomainNet has 586,575); the host evaluates at every checkpoint.
 REMEMBERED_IMAGES = 2**20
@@ -37,7 +42,7 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
         self.pixel_range = PixelRange.of(input_shape, context.current().dataset)
         self.class_names = context.prompt_names(hparams["class_names"], num_classes)
         resolve_source(hparams["ldm"], hparams["ldm_revision"])
-        self._prompted: tuple | None = None  # φ and its prompts
+        self._model: PromptedModel | None = None
         self._remembered: dict[str, torch.Tensor] = {}
         self._progress: tqdm | None = None
 
@@ -62,16 +67,16 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
     def _score_images(self, x: torch.Tensor, keys: list[str]) -> torch.Tensor:
         """(B, num_classes) float64 on the CPU."""
         from ..diffusion.class_scores import NoiseErrors  # here, because diffusers takes seconds to import
-        from .diffusion_side import load_prompted
+        from ..diffusion.prompted import PromptedModel
 
-        if self._prompted is None:
-            self._prompted = load_prompted(self.hparams, self.class_names, x.device)
+        if self._model is None:
+            self._model = PromptedModel.load(self.hparams, self.class_names, x.device)
         images = self.pixel_range.to_diffusion(x, self.hparams["image_size"])
-        errors = NoiseErrors(*self._prompted, images, self.hparams["scoring_batch"])
+        errors = NoiseErrors(self._model.ldm, self._model.prompts, images, self.hparams["scoring_batch"])
         seed = context.current().seed
         return self._scores(errors, [seed_of(seed, type(self).__name__, key) for key in keys])
 
-    def _scores(self, errors: "NoiseErrors", seeds: list[int]) -> torch.Tensor:  # noqa: F821 - imported when it runs
+    def _scores(self, errors: "NoiseErrors", seeds: list[int]) -> torch.Tensor:
         raise NotImplementedError
 
     def _show_progress(self, images: int) -> None:
@@ -90,7 +95,7 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
 
     def __getstate__(self) -> dict:
         """Copies and pickles hold the settings alone."""
-        return {**self.__dict__, "_prompted": None, "_remembered": {}, "_progress": None}
+        return {**self.__dict__, "_model": None, "_remembered": {}, "_progress": None}
 
 
 class DiffusionClassifier(ZeroShotClassifier):

@@ -55,6 +55,7 @@ class Estimate:
     conditions: Any  # calibration.Conditions
     measured: list  # calibration.Measured, one for each job
     wall_clock: float
+    ram_bytes: int  # of the largest job's main process
     disk_bytes: int
     notes: list[str]
 
@@ -90,6 +91,7 @@ def estimated(request: Any) -> Estimate:
         conditions,
         of_jobs,
         sweep_start + costs.wall_clock([part.total for part in seconds], conditions.beside),
+        max((costs.ram_bytes(job, rates) for job, rates in zip(jobs, of_jobs)), default=0),
         sum(costs.disk_bytes(job, rates) for job, rates in zip(jobs, of_jobs)),
         stand_ins.notes,
     )

@@ -15,26 +15,9 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..hosting.hparams import of_the_time, proportional
 from ..sweeping.launchers.cores import cores_conditions
 from .counting import Job
-
-#: Searched hparams that decide how long something takes, in proportion: measured at both ends of what the jobs draw.
-PROPORTIONAL = ("batch_size", "candidates")
-#: Floats that decide how long something takes; all others (learning rates, weights of penalties) do not.
-FLOATS = ("strength", "guidance_scale", "guidance_interval", "lambda2", "lambda3")
-#: Whole numbers, texts and flags that do not.
-WITHOUT_COST = (
-    "generation_budget",
-    "generation_interval",
-    "updating",
-    "gallery",
-    "save_generated",
-    "candidate_cache",
-    "pretrained",
-    "prompt_template",
-    "class_names",
-)
-
 
 SECONDS = 3.0  # that each part of a run is repeated for
 
@@ -59,7 +42,6 @@ class Rates:
     device: str
     gpu_bytes: int = 0  # peak allocated
     load: float = 0.0  # the diffusion model
-    round: float = 0.0  # per round of generation, beside its images
     kept: float = 0.0  # per image kept, all its candidates included
     ld_gradient: float = 0.0  # per image and draw
     few_images: int = 0  # on how many generation and LD were measured, with few evaluations; 0: whole batches
@@ -99,19 +81,17 @@ def conditions_of(launcher: str, jobs: int) -> Conditions:
 
 
 def group_of(job: Job) -> str:
-    """Jobs of one group differ in nothing that decides how long something takes, but in PROPORTIONAL."""
-    decisive = {
-        name: value
-        for name, value in job.hparams.items()
-        if name not in (*PROPORTIONAL, *WITHOUT_COST) and (name in FLOATS or not isinstance(value, float))
-    }
-    return json.dumps([job.dataset, job.algorithm, job.domains, decisive], sort_keys=True)
+    """Jobs of one group take the same time for a step, but for their proportional hparams (batch size, candidates)."""
+    return json.dumps([job.dataset, job.algorithm, job.domains, of_the_time(job.hparams)], sort_keys=True)
 
 
 def corners(jobs: Sequence[Job]) -> list[Job]:
-    """The job of a group with the least of everything PROPORTIONAL and the one with the most; one if all are equal."""
+    """The job of a group with the least of every proportional hparam and the one with the most; one if all are equal.
+
+    Both ends of what the jobs draw are measured.
+    """
     first = jobs[0]
-    names = [name for name in PROPORTIONAL if name in first.hparams]
+    names = [name for name in proportional() if name in first.hparams]
     low, high = ({name: pick(job.hparams[name] for job in jobs) for name in names} for pick in (min, max))
     points = [{**first.hparams, **values} for values in ([low] if low == high else [low, high])]
     return [replace(first, hparams=point) for point in points]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from ..generated.image_store import is_file, store_bytes
 from .calibration import Measured
 from .counting import Job
 
@@ -43,7 +44,7 @@ def seconds(job: Job, measured: Measured) -> Seconds:
         training=(
             job.raw_steps * rate("raw_step", "batch_size") + (job.steps - job.raw_steps) * rate("step", "batch_size")
         ),
-        generation=job.rounds * rate("round") + job.kept * rate("kept", "candidates"),
+        generation=job.kept * rate("kept", "candidates"),
         distillation=job.ld_gradients * rate("ld_gradient"),
         evaluation=job.evaluated * rate("evaluated"),
         saving=rate("saving"),
@@ -61,11 +62,26 @@ def wall_clock(totals: Sequence[float], beside: int) -> float:
     return float(np.mean(ends))
 
 
+def ram_bytes(job: Job, measured: Measured) -> int:
+    """Of the main process: what was measured, and the images of the generate-dataset where they lie in memory."""
+    images, size = _stored(job)
+    return measured.most("ram_bytes") + (0 if is_file(images, size) else store_bytes(images, size))
+
+
+def _stored(job: Job) -> tuple[int, int]:
+    """The images of the generate-dataset, and their pixels a side."""
+    return (job.kept // job.rounds, job.hparams["image_size"]) if job.rounds else (0, 0)
+
+
 def disk_bytes(job: Job, measured: Measured) -> int:
-    """model.pkl, results.jsonl, saved rounds, and at most this for the gallery (a PNG of noise is as large as raw)."""
+    """model.pkl, results.jsonl, saved rounds, at most this for the gallery (a PNG of noise is as large as raw).
+
+    A generate-dataset too large for memory is a file while the job runs; it is counted too.
+    """
     total = measured.most("model_bytes") + job.checkpoints * LINE_BYTES
     if job.rounds:
         saved = {"none": 0, "last": min(job.rounds, 2), "all": job.rounds}[job.hparams["save_generated"]]
         pictures = job.hparams["gallery"] * job.domains * (job.rounds + 1)
         total += (saved * job.kept // job.rounds + pictures) * 3 * job.hparams["image_size"] ** 2
-    return int(total)
+    images, size = _stored(job)
+    return int(total) + (store_bytes(images, size) if is_file(images, size) else 0)

@@ -128,24 +128,22 @@ class Calibration:
         self.result["evaluated"] = seconds / (sum(sizes[1:]) / len(sizes[1:]) if sizes[1:] else sizes[0])
 
     def _domainfusion(self) -> None:
-        from ..algorithms.diffusion_side import DiffusionSide
         from ..hosting import context
 
         asked, hparams, algorithm = dict(self.hparams), self.algorithm.hparams, self.algorithm
         algorithm.step = 1
         hparams.update(updating=False, lambda2=0)  # no round of its own, and no LD yet
-        if asked["lambda2"] == 0 and not algorithm.uses_generated:
+        if not algorithm.uses_diffusion:
             self.result["raw_step"] = self.result["step"] = self._mean(self.step)
             return
+        hparams["generation_budget"] = max(asked["generation_batch"], len(context.current().in_splits))
         with self.stopwatch() as loading:
-            algorithm._diffusion = DiffusionSide.load(asked, algorithm.class_names, self.device)
+            algorithm.load_diffusion(self.device)
         self.result["load"] = loading.seconds
         if self.random_ldm:
             from ..diffusion.random_model import randomise
 
-            randomise(algorithm._diffusion.ldm)
-        hparams["generation_budget"] = max(asked["generation_batch"], len(context.current().in_splits))
-        algorithm._generate_dataset = algorithm._new_generate_dataset()
+            randomise(algorithm.generation.sampler.ldm)
         encoding = self._encoding(asked["image_size"])
         few = max(1, int(ENCODED / encoding)) if encoding > SLOW_ENCODE else 0  # 0: whole batches
         self.result["few_images"] = few
@@ -161,56 +159,59 @@ class Calibration:
         """Seconds of one image through the VAE's encoder, the least of a few: it is subtracted from other times."""
         import torch
 
-        images = torch.zeros(1, 3, size, size)
+        images, ldm = torch.zeros(1, 3, size, size), self.algorithm.generation.sampler.ldm
         with torch.no_grad():
-            return min(self._seconds(lambda: self.algorithm._diffusion.ldm.encode(images)) for _ in range(3))
+            return min(self._seconds(lambda: ldm.encode(images)) for _ in range(3))
 
     def _rounds(self, asked: dict[str, Any], encoding: float, few: int) -> None:
         """Generation per image kept; reading and storing it apart from the diffusion model's work."""
         import torch
 
-        from ..generated.dataset import Generated
+        from ..generated.generation import Generated
         from ..pixels import from_store
 
-        algorithm, store = self.algorithm, self.algorithm._generate_dataset
+        algorithm, dataset, generation = self.algorithm, self.algorithm.generate_dataset, self.algorithm.generation
 
-        def unchanged(x, y, seeds) -> Generated:
+        def unchanged(x, y, seeds, shared) -> Generated:
             return Generated(x, torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.long))
 
         batch = asked["generation_batch"]
-        refresh = self._seconds(lambda: store.refresh(0, unchanged, batch))
-        self.result["round"] = self._seconds(store._build_loaders)
-        storing = max(0.0, refresh - self.result["round"]) / len(store.keys)
+        first = self._seconds(lambda: dataset.refresh(0, unchanged, batch))
+        again = self._seconds(lambda: dataset.refresh(0, unchanged, batch))
+        self.result["warm_up"] += max(0.0, first - again)  # the loaders are built once
 
-        versions = [store.version(key) for key in store.keys[:batch]]
+        rows = range(min(batch, len(dataset.keys)))
+        versions = [dataset.version(row) for row in rows]
         x = from_store(torch.stack([image for image, _ in versions]))
         y = torch.tensor([label for _, label in versions])
         algorithm.eval()
-        candidates = asked["candidates"] if asked["sampling_strategy"] else 1
+        candidates = generation.candidates
         if few:
             generating = encoding + candidates * self._candidate(asked, x[:1], y[:1], encoding, few)
         else:
-            seeds = [[i * candidates + j for j in range(candidates)] for i in range(len(x))]
-            generating = self._mean(lambda: algorithm.generate(x, y, seeds)) / len(x)
-        self.result["kept"] = storing + generating
+            seeds = [[i * candidates + j for j in range(candidates)] for i in rows]
+            generating = self._mean(lambda: generation(x, y, seeds)) / len(x)
+        self.result["kept"] = again / len(dataset.keys) + generating
         algorithm.train()
 
     def _candidate(self, asked: dict[str, Any], x, y, encoding: float, few: int) -> float:
         """Seconds of a candidate without its source's encoding, from `few` of one source at one and two steps.
 
-        Every further row (one image in one U-Net call) takes the same, all else is there once a candidate.
+        Every further row (one image in one U-Net call) takes the same. All else is there once a candidate.
         """
-        from ..algorithms.diffusion_side import DiffusionSide
+        from ..diffusion.candidates import CandidateSampler
+        from ..diffusion.prompted import PromptedModel
+        from ..generated.generation import Generation
 
-        real, points = self.algorithm._diffusion, []
+        real, points = self.algorithm.generation, []
+        model = PromptedModel(real.sampler.ldm, real.sampler.prompts)
         for steps in (1, 2):
             hparams = {**asked, "denoising_steps": steps, "strength": 1.0, "guidance_interval": 1.0}
-            self.algorithm._diffusion = DiffusionSide.load(hparams, self.algorithm.class_names, self.device)
-            seconds = self._seconds(lambda: self.algorithm.generate(x, y, [list(range(few))]))
-            points.append((_rows(self.algorithm._diffusion.candidates), max(0.0, seconds - encoding) / few))
-        self.algorithm._diffusion = real
+            generation = Generation(CandidateSampler.of(model, hparams), real.judge, hparams)
+            seconds = self._seconds(lambda generation=generation: generation(x, y, [list(range(few))]))
+            points.append((_rows(generation.sampler), max(0.0, seconds - encoding) / few))
         (low, first), (high, second) = points
-        return first + (_rows(real.candidates) - low) * max(0.0, second - first) / (high - low)
+        return first + (_rows(real.sampler) - low) * max(0.0, second - first) / (high - low)
 
     def _distillation(self, asked: dict[str, Any], few: int) -> None:
         """LD per gradient (image and draw), as `update` reports it; on a step's images, or on `few` of them."""

@@ -38,6 +38,7 @@ def as_json(estimate: Any) -> dict[str, Any]:
         "launcher": estimate.launcher,
         "jobs_beside": estimate.conditions.beside,
         "wall_clock_seconds": estimate.wall_clock,
+        "ram_bytes": estimate.ram_bytes,
         "disk_bytes": estimate.disk_bytes,
         "groups": groups,
         "notes": estimate.notes,
@@ -118,7 +119,7 @@ def _resources(estimate: Any) -> str:
         wall = f"depends on {estimate.launcher}: {duration(estimate.wall_clock)} one job after the other"
     else:
         wall = f"{duration(estimate.wall_clock)} with {estimate.launcher}, {beside} at a time"
-    ram = max(point.ram_bytes for point in rates)
+    ram = estimate.ram_bytes
     gpu = max(point.gpu_bytes for point in rates)
     few = max(point.few_images for point in rates)
     beyond = f" with {few} of a batch's images; all of them take more" if few else ""

@@ -15,8 +15,8 @@ is in the folder where another run trained on it, but only a run that trains on 
 
 import hashlib
 import json
-from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -28,10 +28,12 @@ from ..errors import InputError
 from ..files import write_atomically
 from ..pixels import to_store
 from ..seeding import seed_of
-from .saved_rounds import tensors_digest
+from .digests import tensors_digest
+
+if TYPE_CHECKING:  # diffusers takes seconds to import
+    from ..diffusion.candidates import Candidates, CandidateSampler
 
 FORMAT = 1
-LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def shared_seeds(image: Tensor, prompt: str, candidates: int) -> list[int]:
@@ -48,22 +50,13 @@ class CandidateCache:
     writing. Raises InputError if the folder cannot be made.
     """
 
-    def __init__(self, folder: str, sampler: "CandidateSampler", ldm_sha256: str) -> None:  # noqa: F821 - diffusers
+    def __init__(self, folder: str, sampler: "CandidateSampler", identity: dict[str, Any]) -> None:
+        """identity: all that a candidate's latents depend on beside its image, prompt and seed, as plain JSON values;
+        see `identity.candidate_identity`.
+        """
         self.folder, self.sampler = Path(folder), sampler
         self.writes = True
-        self._settings = {
-            "format": FORMAT,
-            "ldm": ldm_sha256,
-            "dtype": str(sampler.ldm.dtype),
-            "device": sampler.ldm.device.type,
-            "denoising_steps": sampler.steps,
-            "strength": sampler.strength,
-            "guidance_scale": sampler.guidance_scale,
-            "guidance_interval": sampler.guidance_interval,
-            "scheduler": sampler.scheduler,
-            "timestep_spacing": sampler.timestep_spacing,
-            "versions": {name: version(name) for name in LIBRARIES},
-        }
+        self._settings = {"format": FORMAT, **identity}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -72,7 +65,7 @@ class CandidateCache:
                 f"({error.strerror}): give a folder that can be written, or null."
             ) from error
 
-    def sample(self, images: Tensor, labels: Tensor, seeds: list[list[int]]) -> "Candidates":  # noqa: F821
+    def sample(self, images: Tensor, labels: Tensor, seeds: list[list[int]]) -> "Candidates":
         """As `CandidateSampler.sample`; images are of the 256 levels that the store holds, so their bytes name them."""
         paths = [
             [self._path(digest, int(label), seed) for seed in row]

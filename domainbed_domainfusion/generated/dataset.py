@@ -1,15 +1,15 @@
-"""The generate-dataset of Algorithm 1: what was generated, from what, in which round; refresh, sample, save, resume.
+"""The generate-dataset of Algorithm 1: the latest generated version of every image, and the rounds that renew it.
 
-It starts as a copy of the raw in-splits, or of `budget` images of them (nothing is stored for that), and every round
-overwrites all of it, starting from what the round before made. Nothing but the training in-splits is ever read.
-With `saved` every round goes to disk as it is made, and a run that is started again takes it from there.
+It begins as a copy of the raw in-splits, or of `budget` images of them; nothing is stored for that. Every round starts
+from what the round before made, and overwrites all of it in place. Only the training in-splits are ever read.
+With `saved` every round also goes to disk as it is made. A run that is started again takes it from there.
 """
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -21,22 +21,16 @@ from ..hosting.context import InSplit
 from ..seeding import generator_of, seed_of
 from .candidate_cache import shared_seeds
 from .gallery import Gallery
+from .generation import Generated
+from .image_store import ImageStore, check_space, is_file, store_bytes
 from .saved_rounds import PART, Inputs, Part, SavedRounds
 
 Key = tuple[int, int]  # (index among the in-splits, index into the environment)
 
+#: A `Generation`: (images (B, 3, S, S) in [-1, 1], labels (B,), seeds (B × N_c), are the seeds shared?) → Generated
+Generate = Callable[[torch.Tensor, torch.Tensor, list[list[int]], bool], Generated]
 
-@dataclass(frozen=True)
-class Generated:
-    """A batch of x_gen as Algorithm 1's line 12 leaves it."""
-
-    images: torch.Tensor  # (B, 3, S, S) in [-1, 1]
-    content: torch.Tensor  # (B,) the candidate that gave the content, line 10
-    style: torch.Tensor  # (B,) the candidate that gave the style, line 11
-
-
-#: Lines 7 to 12 for a minibatch: (images (B, 3, S, S) in [-1, 1], labels (B,), seeds (B × N_c)) → Generated
-Generate = Callable[[torch.Tensor, torch.Tensor, list[list[int]]], Generated]
+PREFETCHED = 2  # minibatches that wait in each worker process of a loader, torch's default
 
 
 def candidate_seeds(run_seed: int, environment: int, index: int, number: int, candidates: int) -> list[int]:
@@ -49,15 +43,17 @@ class GenerateDataset:
 
     Args:
         in_splits: what the host's training loaders draw from.
-        size: pixels a side of a stored image (3 × size × size bytes each, in memory).
+        size: pixels a side of a stored image; 3 × size × size bytes each, see `image_store`.
         pixel_range: the classifier's pixel range.
-        seed: the run's seed; with (environment, index, round, candidate) it seeds each candidate.
+        seed: the run's seed. With (environment, index, round, candidate) it seeds each candidate.
         budget: images in it, over all domains; 0 for every image of the in-splits.
         candidates: N_c.
-        workers: loader processes per domain, as the host's dataset sets them.
+        workers: loader worker processes per domain, as the host's dataset sets them.
+        balanced: whether every class is drawn equally often, the host's hparam `class_balanced`.
+        folder: where a store that does not fit into memory lies; None for the system's temporary folder.
         gallery: where some images' versions are kept as pictures, or None.
         saved: where whole rounds are kept and taken from, or None; may be set before the first round.
-        prompts: one per label where the first round's candidates are shared by runs (see `candidate_cache`), or None.
+        prompts: one per label if runs share the first round's candidates (see `candidate_cache`), or None.
     """
 
     def __init__(
@@ -69,85 +65,96 @@ class GenerateDataset:
         budget: int,
         candidates: int,
         workers: int = 0,
+        balanced: bool = False,
+        folder: str | Path | None = None,
         gallery: Gallery | None = None,
         saved: SavedRounds | None = None,
         prompts: list[str] | None = None,
     ):
-        self.in_splits = in_splits
-        self.size = size
-        self.pixel_range = pixel_range
-        self.seed = seed
-        self.budget = budget
-        self.candidates = candidates
-        self.workers = workers
-        self.gallery = gallery
-        self.saved = saved
-        self.prompts = prompts
+        self.in_splits, self.size, self.pixel_range = in_splits, size, pixel_range
+        self.seed, self.budget, self.candidates = seed, budget, candidates
+        self.workers, self.balanced, self.folder = workers, balanced, folder
+        self.gallery, self.saved, self.prompts = gallery, saved, prompts
         self.seconds_saved = 0.0  # that the last round's images from disk took when they were made
-        self.keys = self._choose_keys()
         self.rounds = 0
-        self.images: dict[Key, torch.Tensor] = {}  # the latest generated version, (3, size, size) uint8
-        self.labels: dict[Key, int] = {}
+        self.keys: list[Key] = []  # row → key
+        self.rows: list[range] = []  # in-split → its rows
+        self._choose_keys()
+        self.labels = torch.zeros(len(self.keys), dtype=torch.long)
+        self._store: ImageStore | None = None  # made with the first round
         self._raw = [pixels.without_transform(split.source) for split in in_splits]
-        self._loaders: list = []
+        self._loaders: list[Iterator] = []
 
-    def version(self, key: Key) -> tuple[torch.Tensor, int]:
-        """The image as it stands, generated or raw: ((3, size, size) uint8, label)."""
-        if key in self.images:
-            return self.images[key], self.labels[key]
-        split, index = key
-        image, label = self._raw[split][index]
-        return pixels.stored_version(image, self.size), int(label)
+    def _choose_keys(self) -> None:
+        """Every in-split image, or `budget` of them in a seeded order, evenly by domain; a domain after the other.
 
-    def _choose_keys(self) -> list[Key]:
-        """What the generate-dataset is made of: every in-split image, or `budget` in a seeded order, evenly by domain.
-
-        The gallery's images are the first of that order.
+        The gallery follows the first images of that order.
         """
-        chosen = []
         shares = domain_shares(self.budget, [len(in_split.keys) for in_split in self.in_splits])
         for split, in_split in enumerate(self.in_splits):
-            order = torch.randperm(
-                len(in_split.keys), generator=generator_of(self.seed, "generate-dataset", in_split.environment)
-            ).tolist()
-            chosen += [(split, in_split.keys[position]) for position in order[: shares[split]]]
-        return chosen
+            identity = (self.seed, "generate-dataset", in_split.environment)
+            order = torch.randperm(len(in_split.keys), generator=generator_of(*identity)).tolist()
+            first = len(self.keys)
+            self.keys += [(split, in_split.keys[position]) for position in order[: shares[split]]]
+            self.rows.append(range(first, len(self.keys)))
+
+    def check_space(self, rounds: int) -> None:
+        """Raise InputError, before anything is generated, if the disk has no room for what `rounds` rounds keep."""
+        images, size = len(self.keys), self.size
+        needed = store_bytes(images, size) if is_file(images, size) else 0
+        if self.saved:
+            self.saved.check_space(rounds, images, size, beside=needed)
+        elif needed:
+            check_space(self.folder, needed)
+
+    def version(self, row: int) -> tuple[torch.Tensor, int]:
+        """The image of a row as it stands, generated or raw: ((3, size, size) uint8, label)."""
+        if self.rounds and self._store is not None:
+            return self._store.images[row].clone(), int(self.labels[row])
+        split, index = self.keys[row]
+        image, label = self._raw[split][index]
+        return pixels.stored_version(image, self.size), int(label)
 
     def refresh(self, step: int, generate: Generate, batch_size: int) -> int:
         """One round (Algorithm 1, lines 5 to 13): replace each image by what `generate` makes of its latest version.
 
-        Returns how many were replaced. `batch_size` is speed only: every candidate has a seed of its own.
+        Returns how many were replaced. `batch_size` changes speed only: every candidate has a seed of its own.
         """
         number, parts = self.rounds + 1, self._parts(batch_size)
-        replaced, self.seconds_saved = {}, 0.0
-        with tqdm(
-            total=len(self.keys), desc=f"generation round {number}", file=sys.__stderr__, disable=None, leave=False
-        ) as progress:  # the terminal's stderr: the host copies its own into err.txt
-            for i, keys in enumerate(parts):
-                inputs = self._inputs(number, step, i, keys)
+        store = self._store or ImageStore(len(self.keys), self.size, self.folder)
+        if self.gallery is not None and number == 1:
+            self.gallery.record_originals(self)
+        content, style = torch.zeros(2, len(self.keys), dtype=torch.long)
+        self.seconds_saved = 0.0
+        with _progress_bar(number, len(self.keys)) as progress:
+            for i, rows in enumerate(parts):
+                inputs = self._inputs(number, step, i, rows)
                 part = self.saved.read(inputs) if self.saved else None
                 if part is None:
                     part = self._generate_part(inputs, generate, batch_size, progress)
                 else:
                     self.seconds_saved += part.seconds
-                    progress.update(len(keys))
-                replaced.update(
-                    zip(keys, zip(part.images, part.labels.tolist(), part.content.tolist(), part.style.tolist()))
-                )
+                    progress.update(len(rows))
+                here = slice(rows.start, rows.stop)
+                store.images[here], self.labels[here] = part.images, part.labels
+                content[here], style[here] = part.content, part.style
+        self._store, self.rounds = store, number
         if self.saved:
-            self.saved.finish(number, step, len(parts), len(replaced))
-        self._keep(number, step, replaced)
-        return len(replaced)
+            self.saved.finish(number, step, len(parts), len(self.keys))
+        if self.gallery is not None:
+            self.gallery.record(number, step, self, content, style)
+        self._renew_loaders(store)
+        return len(self.keys)
 
-    def _parts(self, batch_size: int) -> list[list[Key]]:
-        """The keys in parts of whole batches, so that a part is made the same whether or not others are on disk."""
+    def _parts(self, batch_size: int) -> list[range]:
+        """The rows in parts of whole batches. A part is made the same whether or not others are on disk."""
         length = max(1, PART // batch_size) * batch_size
-        return [self.keys[start : start + length] for start in range(0, len(self.keys), length)]
+        return [range(start, min(start + length, len(self.keys))) for start in range(0, len(self.keys), length)]
 
-    def _inputs(self, number: int, step: int, part: int, keys: list[Key]) -> Inputs:
-        versions = [self.version(key) for key in keys]
+    def _inputs(self, number: int, step: int, part: int, rows: range) -> Inputs:
+        versions, keys = [self.version(row) for row in rows], [self.keys[row] for row in rows]
         seeds = None
-        if self.prompts is not None and number == 1:  # later versions depend on θ, which no two runs share
+        if self.prompts is not None and number == 1:  # later versions depend on θ, and no two runs share that
             seeds = [shared_seeds(image, self.prompts[label], self.candidates) for image, label in versions]
         return Inputs(
             number,
@@ -169,7 +176,8 @@ class GenerateDataset:
         images, content, style = [], [], []
         for start in range(0, len(seeds), batch_size):
             batch = slice(start, start + batch_size)
-            made = generate(pixels.from_store(inputs.images[batch]), inputs.labels[batch], seeds[batch])
+            x, y = pixels.from_store(inputs.images[batch]), inputs.labels[batch]
+            made = generate(x, y, seeds[batch], inputs.seeds is not None)
             images.append(pixels.to_store(made.images))
             content.append(made.content.cpu())
             style.append(made.style.cpu())
@@ -185,38 +193,34 @@ class GenerateDataset:
             self.saved.write(inputs, part)
         return part
 
-    def _keep(self, number: int, step: int, replaced: dict) -> None:
-        if self.gallery is not None:
-            self.gallery.record(number, step, replaced, self)
-        for key, (image, label, _, _) in replaced.items():
-            self.images[key], self.labels[key] = image, label
-        self.rounds = number
-        self._loaders = self._build_loaders()
+    def _renew_loaders(self, store: ImageStore) -> None:
+        """The host's own loaders over each domain's generated images, drawing with replacement as it does.
 
-    def _build_loaders(self) -> list:
-        """The host's own loaders over each domain's generated images, drawing with replacement as it does."""
-        loaders = []
+        They are built once. Their worker processes see later rounds in the store; only the minibatches that were drawn
+        before a round are thrown away after it.
+        """
+        built = bool(self._loaders)
         for split, in_split in enumerate(self.in_splits):
-            keys = [key for key in self.images if key[0] == split]
-            dataset = _Domain(
-                [self.images[key] for key in keys],
-                [self.labels[key] for key in keys],
-                in_split.source,
-                self.pixel_range,
-            )
-            if keys:
-                with _seeded(self.seed, "generated loader", in_split.environment, self.rounds):
-                    loaders.append(
-                        iter(
-                            host.module("lib.fast_data_loader").InfiniteDataLoader(
-                                dataset,
-                                weights=torch.ones(len(keys)),
-                                batch_size=in_split.batch_size,
-                                num_workers=self.workers,
-                            )
-                        )
-                    )
-        return loaders
+            with _seeded(self.seed, "generated loader", in_split.environment, self.rounds):
+                if not built:
+                    self._loaders.append(self._loader(store, split))
+                    continue
+                for _ in range(PREFETCHED * self.workers if self.rows[split] else 0):
+                    next(self._loaders[split])
+
+    def _loader(self, store: ImageStore, split: int) -> Iterator:
+        """Endless minibatches (x, y) of one domain; none if it has no image."""
+        in_split, rows = self.in_splits[split], self.rows[split]
+        if not rows:
+            return iter(())
+        here = slice(rows.start, rows.stop)
+        labels = self.labels[here]
+        weights = torch.ones(len(rows))
+        if self.balanced:
+            weights = host.lib.misc.make_weights_for_balanced_classes([(None, label) for label in labels.tolist()])
+        domain = _Domain(store, rows, labels, in_split.source, self.pixel_range)
+        loader = host.module("lib.fast_data_loader").InfiniteDataLoader
+        return iter(loader(domain, weights=weights, batch_size=in_split.batch_size, num_workers=self.workers))
 
     def minibatch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A generated minibatch, `batch_size` images of every domain through the host's training transform.
@@ -224,7 +228,7 @@ class GenerateDataset:
         Returns x: (B, C, H, W) as the classifier takes it, y: (B,). Only after the first round.
         """
         with _seeded(self.seed, "generated minibatch", step):
-            minibatches = [next(loader) for loader in self._loaders]
+            minibatches = [next(loader) for loader, rows in zip(self._loaders, self.rows) if rows]
         return torch.cat([x for x, _ in minibatches]), torch.cat([y for _, y in minibatches])
 
 
@@ -234,15 +238,17 @@ def uses_generated(hparams: dict) -> bool:
 
 
 def round_begins(step: int, steps_per_epoch: float, hparams: dict) -> bool:
-    """Algorithm 1, line 4: whether epoch i (1, 2, …) begins at this step and i % Itv == 0.
+    """Algorithm 1, line 4: whether an epoch i (1, 2, …) with i % Itv == 0 begins at this step.
 
+    Several epochs begin at one step where an epoch is shorter than a step; one such epoch is enough.
     Without `updating` there is one round, at step 0.
     """
     if not hparams["updating"]:
         return step == 0
-    epoch = int(step / steps_per_epoch)  # from 0; it begins at the first step with this number
-    begins = step == 0 or epoch != int((step - 1) / steps_per_epoch)
-    return begins and (epoch + 1) % hparams["generation_interval"] == 0
+    interval = hparams["generation_interval"]
+    begun = int(step / steps_per_epoch) + 1  # epochs that have begun by this step; one begins at its first step
+    before = int((step - 1) / steps_per_epoch) + 1 if step else 0
+    return begun // interval > before // interval
 
 
 def domain_shares(budget: int, lengths: list[int]) -> list[int]:
@@ -255,20 +261,36 @@ def domain_shares(budget: int, lengths: list[int]) -> list[int]:
 class _Domain(Dataset):
     """One domain's generated images as the host's loader sees them."""
 
-    def __init__(self, images: list, labels: list, source: Dataset, pixel_range: pixels.PixelRange):
-        self.images, self.labels, self.source, self.pixel_range = images, labels, source, pixel_range
+    def __init__(
+        self,
+        store: ImageStore,
+        rows: range,
+        labels: torch.Tensor,
+        source: Dataset,
+        pixel_range: pixels.PixelRange,
+    ):
+        self.store, self.rows, self.labels, self.source = store, rows, labels, source
+        self.pixel_range = pixel_range
 
     def __getitem__(self, index: int):
-        return pixels.training_version(self.images[index], self.source, self.pixel_range), self.labels[index]
+        image = self.store.images[self.rows[index]]
+        return pixels.training_version(image, self.source, self.pixel_range), int(self.labels[index])
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
+
+
+def _progress_bar(number: int, images: int) -> tqdm:
+    """On the terminal's stderr: the host copies its own into err.txt."""
+    return tqdm(total=images, desc=f"generation round {number}", file=sys.__stderr__, disable=None, leave=False)
 
 
 @contextlib.contextmanager
 def _seeded(*identity):
-    """Draw from torch's CPU generator as seeded by identity, and leave it as it was: the raw minibatches of a run
-    are then the same whether images are generated beside them or not."""
+    """Draw from torch's CPU generator as seeded by identity, and leave it as it was.
+
+    The raw minibatches of a run are then the same whether images are generated beside them or not.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(*identity))
         yield

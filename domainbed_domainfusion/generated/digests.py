@@ -23,10 +23,11 @@ def weights_digest(module: torch.nn.Module) -> str:
 
 
 def files_digest(files: Sequence[Path], root: Path) -> str:
-    """Of files with their paths below `root`, in sorted order."""
+    """Of files, in their order, with their paths below `root`, or their names alone where they lie elsewhere."""
     digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.relative_to(root).as_posix() if file != root else ''}\n".encode())
+    for file in files:
+        name = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+        digest.update(f"{name}\n".encode())
         with file.open("rb") as stream:
             while block := stream.read(2**22):
                 digest.update(block)

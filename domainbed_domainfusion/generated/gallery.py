@@ -9,15 +9,20 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ..files import write_atomically
 from ..pixels import from_store
 
+if TYPE_CHECKING:
+    from .dataset import GenerateDataset
+
 #: p, the classifier's confidence in the true class: (images (B, 3, S, S) in [-1, 1], labels (B,)) → (B,) in [0, 1]
-Confidence = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Confidence = Callable[[Tensor, Tensor], Tensor]
 
 
 class Gallery:
@@ -32,42 +37,49 @@ class Gallery:
         self.per_domain = per_domain
         self.class_names = class_names
         self._confidence = confidence
-        self._entries: dict = {}
+        self._entries: dict[int, dict] = {}  # by row of the generate-dataset
         self._content: Counter = Counter()
         self._style: Counter = Counter()
         self._mixed = 0
 
-    def record(self, number: int, step: int, replaced: dict, dataset) -> None:
-        """Write round `number`'s version of the followed images, and the originals with the first round.
+    def record_originals(self, dataset: "GenerateDataset") -> None:
+        """Write version 0 of the followed images, as they are before the first round."""
+        for row in self._followed(dataset):
+            image, label = dataset.version(row)
+            self._entries[row] = self._new_entry(dataset, row, label)
+            self._add_version(row, 0, 0, image, label)
 
-        replaced: key → (image uint8 (3, S, S), label, content, style); dataset: the GenerateDataset before the round.
+    def record(self, number: int, step: int, dataset: "GenerateDataset", content: Tensor, style: Tensor) -> None:
+        """Write round `number`'s version of the followed images, and count the choices of all images.
+
+        content, style: (N,) the candidate that gave each row's content and style.
         """
-        for split in range(len(dataset.in_splits)):
-            followed = [key for key in replaced if key[0] == split][: self.per_domain]
-            for key in followed:
-                image, label, content, style = replaced[key]
-                if key not in self._entries:
-                    self._entries[key] = self._new_entry(key, dataset, label)
-                    self._add_version(key, 0, 0, dataset.version(key)[0], label)
-                self._add_version(key, number, step, image, label, content=content, style=style)
-        for _, _, content, style in replaced.values():
-            self._content[content] += 1
-            self._style[style] += 1
-            self._mixed += content != style
+        for row in self._followed(dataset):
+            image, label = dataset.version(row)
+            choice = {"content": int(content[row]), "style": int(style[row])}
+            self._add_version(row, number, step, image, label, **choice)
+        self._content.update(content.tolist())
+        self._style.update(style.tolist())
+        self._mixed += int((content != style).sum())
         self._write_index()
 
-    def _new_entry(self, key: tuple, dataset, label: int) -> dict:
-        in_split = dataset.in_splits[key[0]]
+    def _followed(self, dataset: "GenerateDataset") -> list[int]:
+        """The first rows of every domain."""
+        return [row for rows in dataset.rows for row in rows[: self.per_domain]]
+
+    def _new_entry(self, dataset: "GenerateDataset", row: int, label: int) -> dict:
+        split, index = dataset.keys[row]
+        in_split = dataset.in_splits[split]
         return {
             "domain": in_split.domain,
             "class_name": self.class_names[label],
             "label": label,
-            "key": f"env{in_split.environment}-{key[1]:05d}",
+            "key": f"env{in_split.environment}-{index:05d}",
             "versions": [],
         }
 
-    def _add_version(self, key: tuple, number: int, step: int, image: torch.Tensor, label: int, **choice) -> None:
-        entry = self._entries[key]
+    def _add_version(self, row: int, number: int, step: int, image: Tensor, label: int, **choice: Any) -> None:
+        entry = self._entries[row]
         file = f"round-{number:03d}/{entry['key']}.png"
         png = io.BytesIO()
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(png, "PNG")

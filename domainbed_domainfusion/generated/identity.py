@@ -1,38 +1,50 @@
 """Who a run is, as far as its generated images go: everything that decides them, in plain JSON values."""
 
-import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torchvision.datasets import ImageFolder
 
 from .. import __version__
-from ..diffusion.source import resolve_decoder, resolve_source
+from ..diffusion.source import files_used, resolve_decoder, resolve_source
 from ..hosting import context, host
+from ..hosting.hparams import of_a_candidate, of_a_run
+from .digests import files_digest
 
-#: Arguments of train and hparams that change no image. All others do, by way of θ or of the pixels.
+if TYPE_CHECKING:  # diffusers takes seconds to import
+    from ..diffusion.model import LatentDiffusion
+
+#: Arguments of train that change no image. All others do, by way of θ or of the pixels.
 FREE_ARGUMENTS = ("data_dir", "output_dir", "hparams", "skip_model_save", "save_model_every_checkpoint")
-FREE_HPARAMS = ("gallery", "save_generated", "candidate_cache")
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "numpy", "pillow")
+LIBRARIES_OF_A_CANDIDATE = ("torch", "diffusers", "transformers")
 
 
 def run_identity(hparams: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The identity of the run in this process. Reads the diffusion model's weights once, to tell one from another."""
     arguments = {name: value for name, value in vars(context.train_arguments()).items() if name not in FREE_ARGUMENTS}
-    values = {name: value for name, value in hparams.items() if name not in FREE_HPARAMS}
-    if hparams.get("candidate_cache") is not None:  # the seeds are others; where the folder lies changes nothing
-        values["candidate_cache"] = True
     identity = {
         "arguments": arguments,
-        "hparams": values,
+        "hparams": of_a_run(hparams),
         "ldm": model_identity(hparams),
         "machine": {"device": device.type, "host": host.NAME},
         "versions": {"domainbed-domainfusion": __version__, **{name: version(name) for name in LIBRARIES}},
     }
     return json.loads(json.dumps(identity, default=lambda value: value.item()))  # the host's draws may be numpy's
+
+
+def candidate_identity(hparams: dict[str, Any], ldm: "LatentDiffusion") -> dict[str, Any]:
+    """All that a candidate's latents depend on beside its image, its prompt and its seed."""
+    return {
+        "ldm": model_identity(hparams)["sha256"],
+        "dtype": str(ldm.dtype),
+        "device": ldm.device.type,
+        **of_a_candidate(hparams),
+        "versions": {name: version(name) for name in LIBRARIES_OF_A_CANDIDATE},
+    }
 
 
 def model_identity(hparams: dict[str, Any]) -> dict[str, str | None]:
@@ -43,8 +55,8 @@ def model_identity(hparams: dict[str, Any]) -> dict[str, str | None]:
     return {
         "name": hparams["ldm"],
         "revision": snapshot or hparams["ldm_revision"],
-        "sha256": file_digest(path),
-        "decoder_sha256": None if decoder is None else file_digest(resolve_decoder(decoder, path)),
+        "sha256": _digest(path),
+        "decoder_sha256": None if decoder is None else _digest(resolve_decoder(decoder, path)),
     }
 
 
@@ -71,17 +83,6 @@ def sources_of(in_splits: list, keys: list, class_names: list[str], prompts: lis
     return {"classes": list(classes), "prompts": prompts, "environments": environments}
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's weights, configurations and vocabularies with their names."""
-    digest = hashlib.sha256()
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(file for file in path.rglob("*") if file.suffix in (".safetensors", ".json", ".txt"))
-    )
-    for file in files:
-        digest.update(f"{file.relative_to(path).as_posix()}\n".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(2**22):
-                digest.update(block)
-    return digest.hexdigest()
+def _digest(path: Path) -> str:
+    """SHA-256 of a resolved model: of the files that decide what it computes, whatever else lies beside them."""
+    return files_digest(files_used(path), path)

@@ -51,8 +51,6 @@ class ImageStore:
         if forks and not is_file(count, size):
             self._map(-1, length)
             return
-        folder = Path(folder or tempfile.gettempdir())
-        folder.mkdir(parents=True, exist_ok=True)
         check_space(folder, length)
         handle, path = tempfile.mkstemp(dir=folder, prefix=".images-")
         try:
@@ -85,8 +83,10 @@ class ImageStore:
             os.close(handle)
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Raise InputError unless the disk of `folder` has `needed` bytes free."""
+def check_space(folder: str | Path | None, needed: int) -> None:
+    """Raise InputError unless the disk of `folder` (None: the temporary folder) has `needed` bytes free."""
+    folder = Path(folder or tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(

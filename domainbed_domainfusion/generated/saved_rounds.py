@@ -25,6 +25,7 @@ from safetensors import safe_open
 
 from ..errors import InputError
 from ..files import write_atomically
+from .digests import tensors_digest
 
 FORMAT = 1
 PART = 512  # images in a file: an interruption loses no more than these
@@ -93,12 +94,16 @@ class SavedRounds:
             self.folder / "run.json", json.dumps({"format": FORMAT, "identity": identity, "sources": sources}, indent=1)
         )
 
-    def check_space(self, rounds: int, images: int, size: int) -> None:
-        """Raise InputError, before anything is generated, if `rounds` rounds will not fit beside what is there."""
+    def check_space(self, rounds: int, images: int, size: int, beside: int = 0) -> None:
+        """Raise InputError, before anything is generated, if `rounds` rounds will not fit beside what is there.
+
+        beside: bytes that the run will need on this disk for the generate-dataset itself.
+        """
         a_round = images * (3 * size * size + 64)
         most = a_round * min(rounds, 2)  # with "last": it is whole before the one before goes
         needed = a_round * rounds if self.keep == "all" else most
         needed -= sum(path.stat().st_size for path in self.folder.rglob("*.safetensors"))
+        needed += beside
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(
@@ -268,21 +273,6 @@ def read_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if metadata.get("digest") != tensors_digest(tensors):
         raise ValueError("does not hold what was written")
     return tensors, metadata
-
-
-def weights_digest(module: torch.nn.Module) -> str:
-    """SHA-256 of a module's state, to tell whether two classifiers are the same bit for bit."""
-    return tensors_digest(module.state_dict())
-
-
-def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of tensors with their names, types and shapes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _round_folders(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +10,21 @@ from torchvision import datasets
 from tqdm import tqdm
 
 from .. import pixels
+from ..diffusion.source import resolve_source
 from ..errors import InputError
 from ..generated.dataset import candidate_seeds
-from ..generated.identity import file_digest, model_identity
+from ..generated.digests import files_digest
+from ..generated.generation import Generation, Judge
+from ..generated.identity import model_identity
 from ..generated.saved_rounds import SEEDS, SavedRun
 from ..hosting import checks, host
 from ..hosting import hparams as table
 from ..seeding import seed_of
-from .generated_folder import ImageFolder, folder_names, png_names
+from .generated_folder import GeneratedFolder, folder_names, png_names
 from .trained_model import TrainedModel
 
-#: Hparams of DomainFusion that change no image of a round, or that provenance names otherwise.
-NOT_SETTINGS = (
-    {row.name for row in table.BACKBONE}
-    | {
-        "lr",
-        "lr_schedule",
-        "weight_decay",
-        "batch_size",
-        "lambda1",
-        "lambda2",
-        "lambda3",
-        "ldm",
-        "ldm_revision",
-        "prompt_template",
-        "class_names",
-        "generation_interval",
-        "generation_budget",
-        "updating",
-        "generation_batch",
-        "gallery",
-        "save_generated",
-        "candidate_cache",
-    }
-    | {name for name in table.ROWS if name.startswith("ld_")}
-)
+#: Entries of the provenance that stand in place of an hparam; see `Hparam.recorded_as`.
+RECORDED = ("model", "revision", "prompt")
 #: Line 10 where there is no θ to ask: the content that looks most like the original, whatever its class.
 WITHOUT_CLASSIFIER = {"content_weight": 1.0, "content_feature": "content"}
 
@@ -62,7 +41,7 @@ def generate_from_run(job_folder: Path, output: Path, number: int | None = None)
             f"{job_folder} has saved round {', '.join(map(str, sorted(run.rounds)))}, not {number}: give "
             "--rounds one of them."
         )
-    values, folder = run.identity["hparams"], ImageFolder(output)
+    values, folder = run.identity["hparams"], GeneratedFolder(output)
     run_seed = run.identity["arguments"]["seed"]
     candidates = values["candidates"] if values["sampling_strategy"] else 1
     settings = settings_of(values, run.identity["ldm"])
@@ -111,12 +90,10 @@ def generate_from_folder(
     checks.check_image_folder(str(data), environments or ["environment"])
     folders = [datasets.ImageFolder(str(data / name)) for name in environments]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    algorithm, labels = _algorithm(given, folders[0].classes, classifier, device)
-    values, folder = algorithm.hparams, ImageFolder(output)
-    prompts = algorithm._diffusion.candidates.prompts.texts
-    candidates = values["candidates"] if values["sampling_strategy"] else 1
+    generation, labels = _generation(given, folders[0].classes, classifier, device)
+    values, folder = generation.hparams, GeneratedFolder(output)
     settings = settings_of(values, model_identity(values))
-    settings["classifier_sha256"] = None if classifier is None else file_digest(TrainedModel.read(classifier).path)
+    settings["classifier_sha256"] = None if classifier is None else _digest(TrainedModel.read(classifier).path)
 
     def row_of(environment: str, source: str, file: str, index: int) -> dict[str, Any]:
         return {
@@ -124,12 +101,12 @@ def generate_from_folder(
             "source": source,
             "environment": environment,
             "class": folders[0].classes[index],
-            "prompt": prompts[labels[index]],
+            "prompt": generation.prompts[labels[index]],
             "round": rounds,
             "content": None,
             "style": None,
             "run_seed": seed,
-            "seeds": _seeds(seed, source, rounds, candidates),
+            "seeds": _seeds(seed, source, rounds, generation.candidates),
             **settings,
         }
 
@@ -140,43 +117,42 @@ def generate_from_folder(
             missing = [not folder.holds(row) for row in batch]
             if any(missing):
                 y = torch.tensor([labels[folders[0].class_to_idx[row["class"]]] for row in batch])
-                _generate_batch(algorithm, data, batch, y, rounds, seed, candidates, missing, folder)
+                _generate_batch(generation, data, batch, y, rounds, seed, missing, folder)
             progress.update(len(batch))
     folder.finish()
 
 
 def settings_of(values: dict[str, Any], ldm: dict[str, Any]) -> dict[str, Any]:
     """Provenance that all images share: the diffusion model, and the hparams that decide an image."""
-    settings = {
-        row.name: values[row.name]
-        for row in table.TABLES["DomainFusion"]
-        if row.name in values and row.name not in NOT_SETTINGS
-    }
+    settings = table.of_a_generated_image(values, RECORDED)
     return {"model": ldm["name"], "revision": ldm["revision"], "model_sha256": ldm["sha256"], **settings}
 
 
 def _generate_batch(
-    algorithm,
+    generation: Generation,
     data: Path,
     batch: list[dict],
     y: torch.Tensor,
     rounds: int,
     seed: int,
-    candidates: int,
     missing: list[bool],
-    folder: ImageFolder,
+    folder: GeneratedFolder,
 ) -> None:
-    size = algorithm.hparams["image_size"]
+    size = generation.hparams["image_size"]
     images = torch.stack(
         [pixels.stored_version(datasets.folder.pil_loader(str(data / row["source"])), size) for row in batch]
     )
     for number in range(1, rounds + 1):
-        seeds = [_seeds(seed, row["source"], number, candidates) for row in batch]
-        made = algorithm.generate(pixels.from_store(images), y, seeds)
+        seeds = [_seeds(seed, row["source"], number, generation.candidates) for row in batch]
+        made = generation(pixels.from_store(images), y, seeds)
         images = pixels.to_store(made.images)
     for row, image, content, style, wanted in zip(batch, images, made.content.tolist(), made.style.tolist(), missing):
         if wanted:
             folder.write({**row, "content": content, "style": style}, image)
+
+
+def _digest(file: Path) -> str:
+    return files_digest([file], file)
 
 
 def _seeds(seed: int, source: str, number: int, candidates: int) -> list[int]:
@@ -197,42 +173,33 @@ def _files_of(sources: dict[str, str]) -> dict[str, str]:
     return dict(zip(inside, png_names(list(inside.values()))))
 
 
-def _algorithm(given: dict[str, Any], classes: list[str], classifier: Path | None, device: torch.device):
-    """DomainFusion with φ and, if there is one, the trained θ; and the label of each class folder."""
-    from ..algorithms.diffusion_side import DiffusionSide  # here, because diffusers takes seconds to import
+def _generation(
+    given: dict[str, Any], classes: list[str], classifier: Path | None, device: torch.device
+) -> tuple[Generation, list[int]]:
+    """Lines 7 to 12 with φ and, if there is one, the trained θ; and the label of each class folder."""
+    from ..diffusion.candidates import CandidateSampler  # here, because diffusers takes seconds to import
+    from ..diffusion.prompted import PromptedModel
 
-    defaults = host.hparams_registry.default_hparams("DomainFusion", "PACS")
-    prompt_names = given.get("class_names") or [name.replace("_", " ") for name in classes]
-    if len(prompt_names) != len(classes):
+    names = given.get("class_names") or [name.replace("_", " ") for name in classes]
+    if len(names) != len(classes):
         raise InputError(
-            f"The hparam class_names has {len(prompt_names)} names, but there are {len(classes)} class "
+            f"The hparam class_names has {len(names)} names, but there are {len(classes)} class "
             "folders: give one name per class, in sorted order of the folders."
         )
+    values = {**host.hparams_registry.default_hparams("DomainFusion", "PACS"), **given}
+    judge, labels = None, list(range(len(classes)))
     if classifier is None:
-        labels = list(range(len(classes)))
-        values = {
-            **defaults,
-            **_without_classifier(given),
-            **given,
-            "class_names": prompt_names,
-            "backbone": "mnist_cnn",
-        }  # a stand-in that line 10 gives no weight
-        algorithm = host.algorithms.DomainFusion((3, 28, 28), len(classes), 1, values).to(device).eval()
+        values = {**values, **_without_classifier(given)}
     else:
         trained = TrainedModel.read(classifier)
         labels = _labels(trained, classes)
-        network = {
-            name: value
-            for name, value in trained.hparams.items()
-            if name not in table.ROWS or name in ("backbone", "pretrained")
-        }
-        by_label = [name for _, name in sorted(zip(labels, prompt_names))]
-        values = {**defaults, **network, **given, "class_names": by_label}
-        as_ours = replace(trained, args={**trained.args, "algorithm": "DomainFusion"}, hparams=values)
-        algorithm = as_ours.algorithm(device, as_ours.evaluation_transform(), by_label)
-    algorithm.hparams = values
-    algorithm._diffusion = DiffusionSide.load(values, values["class_names"], device)
-    return algorithm, labels
+        names = [name for _, name in sorted(zip(labels, names))]
+        judge = Judge(trained.algorithm(device, trained.evaluation_transform(), names), trained.pixel_range())
+    values["class_names"] = names
+    table.check_values(values)
+    resolve_source(values["ldm"], values["ldm_revision"], values["ldm_decoder"], values["scheduler"])
+    model = PromptedModel.load(values, names, device)
+    return Generation(CandidateSampler.of(model, values), judge, values), labels
 
 
 def _without_classifier(given: dict[str, Any]) -> dict[str, Any]:

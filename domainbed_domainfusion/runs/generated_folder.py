@@ -23,7 +23,7 @@ TABLE = "provenance.csv"
 CHOICES = ("content", "style")  # known only once an image has been generated
 
 
-class ImageFolder:
+class GeneratedFolder:
     """Writes images under `root`; images that are already there, from the same source and settings, are kept.
 
     Raises InputError if `root` holds anything else than a folder of generated images.

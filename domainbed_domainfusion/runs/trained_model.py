@@ -100,6 +100,10 @@ class TrainedModel:
             print(f"{self.path} holds more than {kind.__name__} predicts with (first: {unexpected[0]}): left out.")
         return algorithm.to(device).eval()
 
+    def pixel_range(self, data_dir: str | None = None) -> pixels.PixelRange:
+        """What its classifier takes: the input shape, and the mean and deviation that its evaluation transform has."""
+        return pixels.PixelRange.of(self.input_shape, _Evaluated(self.evaluation_transform(data_dir)))
+
     def evaluation_transform(self, data_dir: str | None = None) -> Callable[[Image.Image], torch.Tensor]:
         """PIL image → (C, H, W) as the host's evaluation gives it to the classifier.
 

@@ -53,14 +53,14 @@ def test_the_gradient_of_a_step(run, ld_input, gradient):
     minibatches = next(r.minibatches)
     x, y = (torch.cat(parts) for parts in zip(*minibatches))
     step, seed = ours.step, r.context.seed
-    assert not ours._generates_at(step)
-    x_gen, y_gen = ours._generate_dataset.minibatch(step)
+    assert not ours.generates_at(step)
+    x_gen, y_gen = ours.generate_dataset.minibatch(step)
 
     x_ld, y_ld = (x_gen, y_gen) if ld_input == "generated" else (x, y)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(seed_of(seed, "ld images", step)))
     x_ld, y_ld = x_ld[order], y_ld[order]
     p = plain(x_ld).softmax(-1)[range(8), y_ld]
-    _, a = ours._diffusion.distillation.coefficients(
+    _, a = ours.distillation.coefficients(
         x_ld * 2 - 1, y_ld, p.detach(), [seed_of(seed, "ld", step, i) for i in range(8)]
     )
     assert a.abs().max() > 0
@@ -80,8 +80,8 @@ def test_generate_is_lines_7_to_12(run):
     ours = r.algorithm.eval()
     x = torch.rand(3, 3, 32, 32) * 2 - 1
     y, seeds = torch.tensor([1, 0, 3]), [[10 * i + j for j in range(3)] for i in range(3)]
-    made = ours.generate(x, y, seeds)
-    candidates = ours._diffusion.candidates.sample(x, y, seeds).images
+    made = ours.generation(x, y, seeds)
+    candidates = ours.generation.sampler.sample(x, y, seeds).images
     with torch.no_grad():
         for i in range(3):
             content, divergence = [], []
@@ -120,9 +120,11 @@ def test_the_open_choices_run_and_matter(run, hparams):
     default, other = run(), run(**hparams)
     for r in (default, other):
         r.update(1)
-    images = [r.algorithm._generate_dataset.images for r in (default, other)]
-    assert images[0].keys() == images[1].keys()
-    assert any(not torch.equal(image, images[1][key]) for key, image in images[0].items())
+    images = [
+        torch.stack([store.version(row)[0] for row in range(len(store.keys))])
+        for store in (r.algorithm.generate_dataset for r in (default, other))
+    ]
+    assert not torch.equal(*images)
 
 
 def test_rounds_come_every_interval_epochs(run):
@@ -171,8 +173,8 @@ def test_a_run_started_again_ends_as_if_it_had_not_been_interrupted(
         assert values[4]["generation_seconds"] > float(metadata["seconds"])
     assert capsys.readouterr().out == ""
     held, _ = read_part(tmp_path / "stopped/generated/rounds/round-003/part-000.safetensors")
-    store = b._generate_dataset
-    assert torch.equal(held["images"], torch.stack([store.images[key] for key in store.keys]))
+    store = b.generate_dataset
+    assert torch.equal(held["images"], torch.stack([store.version(row)[0] for row in range(len(store.keys))]))
 
 
 def test_a_run_with_other_hparams_or_another_model_takes_nothing_that_was_saved(run, as_script, tmp_path, capsys):
@@ -226,7 +228,7 @@ def test_the_diffusion_model_is_outside_the_module_tree(run):
     r, erm = run(), run("ERM")
     untouched = set(r.algorithm.state_dict())
     r.update(2)
-    ours, weights = r.algorithm, r.algorithm._diffusion.ldm
+    ours, weights = r.algorithm, r.algorithm.generation.sampler.ldm
     assert set(ours.state_dict()) == untouched == set(erm.algorithm.state_dict())
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in erm.algorithm.parameters())
     erm.update(2)
@@ -239,7 +241,9 @@ def test_the_diffusion_model_is_outside_the_module_tree(run):
     pickled = pickle.dumps(ours)
     assert len(pickled) < 4 * sizes[0]  # weights, gradients and Adam's two moments
     twin = copy.deepcopy(ours)
-    assert twin._diffusion is None and twin._generate_dataset is None and ours._diffusion.ldm is weights
+    assert (
+        twin.generation is twin.distillation is twin.generate_dataset is None and ours.generation.sampler.ldm is weights
+    )
     x = torch.rand(2, 3, 32, 32)
     for other in (twin, pickle.loads(pickled)):
         torch.testing.assert_close(other.eval().predict(x), ours.eval().predict(x))
@@ -273,7 +277,7 @@ class WiredDigits(TinyDigits):
 def test_nothing_of_a_test_environment_or_a_validation_split_is_read(run, test_env):
     r = run(dataset=WiredDigits, test_env=test_env)
     r.update(9)
-    assert r.algorithm._generate_dataset.rounds >= 2
+    assert r.algorithm.generate_dataset.rounds >= 2
     for i, environment in enumerate(r.dataset.datasets):
         in_split, out_split = set(r.in_splits[i].keys), set(r.out_splits[i].keys)
         if i == test_env:

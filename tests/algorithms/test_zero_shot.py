@@ -54,9 +54,9 @@ def test_nothing_is_trained_and_copies_hold_no_model(name, run):
     assert r.update(2) == [{}, {}]
     before = r.algorithm.predict(x)
     assert not list(r.algorithm.parameters()) and not r.algorithm.state_dict()
-    assert r.algorithm._prompted is not None and len(pickle.dumps(r.algorithm)) < 20_000
+    assert r.algorithm._model is not None and len(pickle.dumps(r.algorithm)) < 20_000
     for copied in (copy.deepcopy(r.algorithm), pickle.loads(pickle.dumps(r.algorithm))):
-        assert copied._prompted is None and not copied._remembered
+        assert copied._model is None and not copied._remembered
         copied.load_state_dict(r.algorithm.state_dict())
         assert torch.equal(copied.predict(x), before)
 

@@ -69,7 +69,7 @@ def test_a_counted_run_has_a_real_runs_images(host_run, tiny_ldm, tiny_dataset):
     }
     run = host_run("DomainFusion", 1, **hparams)
     run.update(5)
-    dataset = run.algorithm._generate_dataset
+    dataset = run.algorithm.generate_dataset
     args = {
         "dataset": "TinyDigits",
         "algorithm": "DomainFusion",

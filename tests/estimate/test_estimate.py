@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from domainbed_domainfusion import cli
-from domainbed_domainfusion.algorithms.diffusion_side import DiffusionSide
 from domainbed_domainfusion.diffusion.source import check_folder
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.estimate import Data, Estimate, StandIns, calibration, costs, counting, measure, stand_ins
@@ -19,8 +18,6 @@ from domainbed_domainfusion.estimate import printout as tables
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.pocket.digit_styles import digit_styles_class
-
-from ..conftest import TinyDigits
 
 REQUIRED = ["--output_dir", "nowhere", "--data_dir", "nowhere", "--command_launcher", "local"]
 
@@ -168,21 +165,19 @@ def test_counts_are_what_a_run_does(host_run, tiny_ldm, tiny_dataset, steps, hpa
             _spy(run.algorithm, made)
         (values,) = run.update(1)
         made["kept"] += int(values["generated_images"])
-        made["raw_steps"] += run.algorithm._generate_dataset is None or run.algorithm._generate_dataset.rounds == 0
-    rounds = run.algorithm._generate_dataset.rounds if run.algorithm._generate_dataset else 0
+        made["raw_steps"] += run.algorithm.generate_dataset is None or run.algorithm.generate_dataset.rounds == 0
+    rounds = run.algorithm.generate_dataset.rounds if run.algorithm.generate_dataset else 0
     assert {name: getattr(counted, name) for name in made} == made
     assert counted.rounds == rounds
     assert min(counting.in_splits(images, 0.2)) / run.hparams["batch_size"] == run.context.steps_per_epoch
 
 
 def _spy(algorithm, made: dict) -> None:
-    from domainbed_domainfusion.algorithms.diffusion_side import DiffusionSide
-
-    load = DiffusionSide.load
-    if algorithm.hparams["lambda2"] == 0 and not algorithm.uses_generated:
+    if not algorithm.uses_diffusion:
         return
-    side = load(algorithm.hparams, algorithm.class_names, torch.device("cpu"))
-    sample, coefficients = side.candidates.sample, side.distillation.coefficients
+    algorithm.load_diffusion(torch.device("cpu"))
+    sampler, distillation = algorithm.generation.sampler, algorithm.distillation
+    sample, coefficients = sampler.sample, distillation.coefficients
 
     def counted_sample(images, labels, seeds):
         candidates = sample(images, labels, seeds)
@@ -190,12 +185,10 @@ def _spy(algorithm, made: dict) -> None:
         return candidates
 
     def counted_coefficients(images, *arguments):
-        made["ld_gradients"] += len(images) * side.distillation.draws
+        made["ld_gradients"] += len(images) * distillation.draws
         return coefficients(images, *arguments)
 
-    side.candidates.sample, side.distillation.coefficients = counted_sample, counted_coefficients
-    algorithm._diffusion = side
-    algorithm._generate_dataset = algorithm._new_generate_dataset()
+    sampler.sample, distillation.coefficients = counted_sample, counted_coefficients
 
 
 @pytest.mark.parametrize("steps, algorithm", [(13, "ERM"), (14, "ERM"), (7, "SAM")])
@@ -294,7 +287,6 @@ def test_seconds_of_a_job():
                     load=3,
                     raw_step=0.5,
                     step=1.0,
-                    round=4,
                     kept=0.25,
                     ld_gradient=0.125,
                     evaluated=0.01,
@@ -475,7 +467,7 @@ def test_a_hiccup_makes_no_time_negative(monkeypatch, spec, tiny_ldm, seconds, e
         "guidance_scale": 1.0,
     }
     run = measure.Calibration({**spec, "algorithm": "DomainFusion", "hparams": hparams})
-    run.algorithm._diffusion = DiffusionSide.load(hparams, TinyDigits.CLASS_NAMES, run.device)
+    run.algorithm.load_diffusion(run.device)
     taken = list(seconds)
     monkeypatch.setattr(run, "_seconds", lambda call: taken.pop(0))
     found = run._candidate(hparams, torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long), 0.3, 1)
@@ -562,6 +554,7 @@ def test_what_is_printed():
         calibration.Conditions(({},)),
         [point, point],
         part.total * 2,
+        2**31,
         2**30,
         ["A note."],
     )

@@ -14,8 +14,9 @@ from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.generated.candidate_cache import CandidateCache, shared_seeds
 from domainbed_domainfusion.generated.dataset import candidate_seeds
-from domainbed_domainfusion.generated.identity import run_identity
-from domainbed_domainfusion.generated.saved_rounds import read_part, tensors_digest
+from domainbed_domainfusion.generated.digests import tensors_digest
+from domainbed_domainfusion.generated.identity import candidate_identity, run_identity
+from domainbed_domainfusion.generated.saved_rounds import read_part
 from domainbed_domainfusion.hosting import context, host
 from domainbed_domainfusion.runs import generate
 
@@ -53,8 +54,11 @@ def images() -> torch.Tensor:
 def cache(tiny_ldm, tmp_path):
     def make(folder=tmp_path / "cache", sha="1", template="a photo of a {}", dtype="float32", **settings):
         ldm = LatentDiffusion.load(tiny_ldm, device="cpu", dtype=dtype)
-        sampler = CandidateSampler(ldm, Prompts(ldm, NAMES, template), **{**SETTINGS, **settings})
-        return CandidateCache(str(folder), sampler, sha)
+        settings = {**SETTINGS, **settings}
+        sampler = CandidateSampler(ldm, Prompts(ldm, NAMES, template), **settings)
+        model = {"ldm": tiny_ldm, "ldm_revision": None, "ldm_decoder": None, "image_size": 32}
+        hparams = {**model, **settings, "denoising_steps": settings["steps"]}
+        return CandidateCache(str(folder), sampler, {**candidate_identity(hparams, ldm), "ldm": sha})
 
     return make
 
@@ -238,7 +242,7 @@ def test_a_second_run_generates_nothing_in_its_first_round(run, tmp_path, rows, 
     """Another run seed, another θ: the same candidates without a call of the U-Net; its second round is its own."""
     first = run(seed=1, candidate_cache=str(tmp_path))
     first.update(5)
-    assert first.algorithm._generate_dataset.rounds == 2 and sum(rows) == 2 * 35 * 3 * 2 * 2
+    assert first.algorithm.generate_dataset.rounds == 2 and sum(rows) == 2 * 35 * 3 * 2 * 2
     one, rows[:] = list(sampled), []
     sampled.clear()
     second = run(seed=2, candidate_cache=str(tmp_path), lr=5e-3)
@@ -256,22 +260,22 @@ def test_a_second_run_generates_nothing_in_its_first_round(run, tmp_path, rows, 
 
 
 def test_null_is_a_run_without_it(run, rows, sampled, tmp_path):
-    """The seeds of a run are its own, as Algorithm 1's loop in test_synthetic.py has them, and nothing is written."""
+    """The seeds of a run are its own, as Algorithm 1's loop in test_dataset.py has them, and nothing is written."""
     r = run(seed=3)
     assert r.hparams["candidate_cache"] is None
     r.update(1)
-    store = r.algorithm._generate_dataset
+    store = r.algorithm.generate_dataset
     keys, batch = store.keys, r.hparams["generation_batch"]
     seeds = [candidate_seeds(3, store.in_splits[split].environment, index, 1, 3) for split, index in keys]
     raw = [store.in_splits[split].source[index] for split, index in keys]
-    sampler = r.algorithm._diffusion.candidates
+    sampler = r.algorithm.generation.sampler
     decoded = list(sampled)
     for start in range(0, len(keys), batch):
         part = slice(start, start + batch)
         x = pixels.from_store(torch.stack([pixels.stored_version(image, 32) for image, _ in raw[part]]))
         expected = sampler.sample(x, torch.tensor([int(y) for _, y in raw[part]]), seeds[part])
         assert torch.equal(expected.latents, decoded.pop(0))
-    assert decoded == [] and r.algorithm._diffusion.cache is None
+    assert decoded == [] and r.algorithm.generation.cache is None
 
 
 def test_the_test_environment_is_never_asked_for(run, tmp_path, monkeypatch):
@@ -286,7 +290,7 @@ def test_the_test_environment_is_never_asked_for(run, tmp_path, monkeypatch):
         path
         for split in r.context.in_splits
         for index in split.keys
-        for path in paths_of(r.algorithm._diffusion.cache, *split.source[index])
+        for path in paths_of(r.algorithm.generation.cache, *split.source[index])
     }
     assert set(read) == allowed and set(tmp_path.rglob("*.safetensors")) == before | allowed
     assert before - allowed and allowed - before and before & allowed
@@ -304,7 +308,7 @@ def test_a_runs_identity_says_on_or_off(tiny_ldm):
         run_identity({**defaults, "candidate_cache": value}, torch.device("cpu"))["hparams"]
         for value in (None, "a", "b")
     )
-    assert on == elsewhere == {**off, "candidate_cache": True} and "candidate_cache" not in off
+    assert on == elsewhere == {**off, "candidate_cache": True} and off["candidate_cache"] is False
 
 
 def test_provenance_has_the_shared_seeds(run, tmp_path, as_script):
@@ -312,7 +316,7 @@ def test_provenance_has_the_shared_seeds(run, tmp_path, as_script):
     r = run(candidate_cache=str(tmp_path / "cache"), save_generated="all")
     r.update(1)
     part, _ = read_part(tmp_path / "job/generated/rounds/round-001/part-000.safetensors")
-    store = r.algorithm._generate_dataset
+    store = r.algorithm.generate_dataset
     for (split, index), seeds in zip(store.keys, part["seeds"].tolist()):
         image, label = store.in_splits[split].source[index]
         assert seeds == shared_seeds(pixels.stored_version(image, 32), f"a photo of a {NAMES[int(label)]}", 3)

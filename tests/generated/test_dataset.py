@@ -9,15 +9,21 @@ from PIL import Image
 
 from domainbed_domainfusion import pixels
 from domainbed_domainfusion.errors import InputError
-from domainbed_domainfusion.generated import dataset as synthetic
-from domainbed_domainfusion.generated.dataset import Generated, GenerateDataset
+from domainbed_domainfusion.generated import dataset as dataset_module
+from domainbed_domainfusion.generated.dataset import GenerateDataset
 from domainbed_domainfusion.generated.gallery import Gallery
+from domainbed_domainfusion.generated.generation import Generated
 from domainbed_domainfusion.generated.identity import sources_of
 from domainbed_domainfusion.generated.saved_rounds import SavedRounds, SavedRun, read_part
 from domainbed_domainfusion.seeding import seed_of
 
 
-def darken(images, labels, seeds):
+def held_by(store: GenerateDataset) -> dict:
+    """key -> its image as it stands."""
+    return {key: store.version(row)[0] for row, key in enumerate(store.keys)}
+
+
+def darken(images, labels, seeds, shared=False):
     """A stand-in for lines 7 to 12 that shows what it was given: depends on the image, the label and every seed."""
     share = torch.tensor([[seed % 1000 / 1000 for seed in row] for row in seeds]).mean(1)
     made = images * 0.5 + (share - 0.5).view(-1, 1, 1, 1) * 0.3 + labels.view(-1, 1, 1, 1) * 0.05
@@ -50,16 +56,17 @@ def test_after_k_rounds_it_holds_what_a_plain_loop_gives(dataset):
             made = darken(image[None].float() / 127.5 - 1, torch.tensor([label]), [seeds]).images
             held[split, index] = (((made[0] / 2 + 0.5) * 255).round().to(torch.uint8), label)
         store.refresh(step=number, generate=darken, batch_size=5)
-    assert store.images.keys() == held.keys() and store.rounds == 3
-    for key, (image, label) in held.items():
-        assert torch.equal(store.images[key], image) and store.labels[key] == label
+    assert set(store.keys) == held.keys() and store.rounds == 3
+    for row, key in enumerate(store.keys):
+        image, label = store.version(row)
+        assert torch.equal(image, held[key][0]) and label == held[key][1]
 
 
 def test_the_result_does_not_depend_on_the_batch(dataset):
     stores = [dataset(), dataset()]
     for store, batch_size in zip(stores, (1, 7)):
         store.refresh(0, darken, batch_size)
-    assert all(torch.equal(image, stores[1].images[key]) for key, image in stores[0].images.items())
+    assert equal(*stores)
 
 
 def test_a_budget_is_a_seeded_part_that_every_round_updates(dataset):
@@ -68,9 +75,9 @@ def test_a_budget_is_a_seeded_part_that_every_round_updates(dataset):
     assert store.keys == dataset(budget=7).keys != dataset(budget=7, seed=4).keys
     assert set(store.keys) <= set(dataset(budget=0).keys)
     for number in (1, 2):
-        before = {key: store.version(key)[0] for key in store.keys}
-        assert store.refresh(number, darken, 3) == 7 and store.images.keys() == before.keys()
-        assert not any(torch.equal(image, before[key]) for key, image in store.images.items())
+        before = held_by(store)
+        assert store.refresh(number, darken, 3) == 7
+        assert not any(torch.equal(image, before[key]) for key, image in held_by(store).items())
 
 
 def test_minibatches_come_from_every_domain_and_are_seeded_by_the_step(dataset):
@@ -82,8 +89,8 @@ def test_minibatches_come_from_every_domain_and_are_seeded_by_the_step(dataset):
     assert x.shape == (8, 3, 32, 32) and y.shape == (8,)
     for i in range(8):
         stored = pixels.to_store(x[i : i + 1] * 2 - 1)[0]
-        matches = [key for key, image in store.images.items() if torch.equal(stored, image)]
-        assert [key[0] for key in matches] == [i // 4] and store.labels[matches[0]] == y[i]
+        matches = [row for row in range(len(store.keys)) if torch.equal(stored, store.version(row)[0])]
+        assert [store.keys[row][0] for row in matches] == [i // 4] and store.labels[matches[0]] == y[i]
     other = dataset(budget=8)
     other.refresh(0, darken, 3)
     assert torch.equal(other.minibatch(step=5)[0], x)
@@ -98,7 +105,7 @@ def test_only_in_splits_are_read(dataset, host_run):
 
 def test_the_gallery_holds_the_versions_and_counts_the_choices(dataset, tmp_path):
     store = dataset(budget=8, gallery=Gallery(str(tmp_path), 2, ["zero", "one", "two", "three"]))
-    originals = {key: store.version(key)[0] for key in store.keys}
+    originals = held_by(store)
     for number in (1, 2):
         store.refresh(step=10 * number, generate=darken, batch_size=4)
     index = json.loads((tmp_path / "generated" / "gallery.json").read_text())
@@ -107,7 +114,7 @@ def test_the_gallery_holds_the_versions_and_counts_the_choices(dataset, tmp_path
         assert [(v["round"], v["step"]) for v in entry["versions"]] == [(0, 0), (1, 10), (2, 20)]
         environment, number = entry["key"].removeprefix("env").split("-")
         key = (int(environment) - 1, int(number))
-        for version, expected in ((0, originals[key]), (2, store.images[key])):
+        for version, expected in ((0, originals[key]), (2, held_by(store)[key])):
             with Image.open(tmp_path / "generated" / entry["versions"][version]["file"]) as image:
                 assert torch.equal(pixels.stored_version(image, 32), expected)
     mixed = index["choices"]["mixed"]
@@ -136,7 +143,7 @@ def test_the_gallery_asks_for_the_confidence_of_what_it_keeps_only(dataset, tmp_
 @pytest.fixture
 def saving(dataset, tmp_path, monkeypatch):
     """Makes a store that saves to tmp_path, in parts of at most 16 images."""
-    monkeypatch.setattr(synthetic, "PART", 16)
+    monkeypatch.setattr(dataset_module, "PART", 16)
 
     def make(identity=None, keep="all", classifier="as it was", **options):
         identity = identity or {"hparams": {"lr": 0.1}}
@@ -148,12 +155,13 @@ def saving(dataset, tmp_path, monkeypatch):
     return make
 
 
-def never(images, labels, seeds):
+def never(images, labels, seeds, shared):
     raise AssertionError("generated again")
 
 
 def equal(a, b) -> bool:
-    return a.images.keys() == b.images.keys() and all(torch.equal(a.images[key], b.images[key]) for key in a.images)
+    a, b = held_by(a), held_by(b)
+    return a.keys() == b.keys() and all(torch.equal(image, b[key]) for key, image in a.items())
 
 
 def test_saved_rounds_are_taken_in_place_of_generating_them(saving, dataset, tmp_path, capsys):
@@ -183,7 +191,7 @@ def test_the_gallery_of_a_resumed_run_is_the_same(saving, tmp_path):
 def test_a_run_stopped_inside_a_round_goes_on_there(saving, dataset):
     calls = []
 
-    def stops(images, labels, seeds):
+    def stops(images, labels, seeds, shared):
         calls.append(len(images))
         if len(calls) == 6:
             raise KeyboardInterrupt
@@ -265,7 +273,7 @@ def test_last_keeps_one_round(saving, tmp_path):
     run = SavedRun.open(tmp_path)
     assert run.rounds == {3: {"round": 3, "step": 3, "parts": 3, "images": 35}}
     held = torch.cat([part["images"] for part in run.parts(3)])
-    assert torch.equal(held, torch.stack([store.images[key] for key in store.keys]))
+    assert torch.equal(held, torch.stack(list(held_by(store).values())))
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on(saving, dataset, tmp_path, capsys, monkeypatch):

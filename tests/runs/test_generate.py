@@ -77,14 +77,14 @@ def test_a_runs_images(host_run, tiny_ldm, as_script, tmp_path, capsys):
     as_script("train", "--output_dir", str(tmp_path / "job"), "--steps", "10", "--seed", "7")
     run = host_run("DomainFusion", ldm=tiny_ldm, generation_interval=1, lambda2=0.0, gallery=0, **FAST)
     run.update(5)  # rounds at steps 0 and 4
-    store = run.algorithm._generate_dataset
+    store = run.algorithm.generate_dataset
     command("--run", tmp_path / "job", "--output", tmp_path / "images")
     rows = provenance(tmp_path / "images")
     assert len(rows) == 35 and capsys.readouterr().out == ""
     for row in rows:
         domain, index = row["source"].split("/")
         split, index = {"Y": 0, "Z": 1}[domain], int(index)
-        image, label = store.images[split, index], store.labels[split, index]
+        image, label = store.version(store.keys.index((split, index)))
         name = run.dataset.CLASS_NAMES[label]
         assert row["file"] == f"{domain}/{name}/{index:05d}.png"
         assert torch.equal(stored(tmp_path / "images" / row["file"]), image)
@@ -185,8 +185,8 @@ def test_a_classifier_judges_content_as_in_training(data, tiny_ldm, tmp_path, mo
         erm.classifier.weight *= 40  # sure of itself, so that confidence decides
     path = save_model(tmp_path, "ERM", Named, {"dataset": "Named"}, hparams, erm.state_dict())
     command("--data", data, "--output", tmp_path / "out", "--ldm", tiny_ldm, "--classifier", path, **FAST)
-    ours, labels = generate._algorithm({"ldm": tiny_ldm, **FAST}, CLASSES, path, torch.device("cpu"))
-    assert labels == [1, 0] and ours._diffusion.candidates.prompts.texts == ["a photo of a cat", "a photo of a big dog"]
+    ours, labels = generate._generation({"ldm": tiny_ldm, **FAST}, CLASSES, path, torch.device("cpu"))
+    assert labels == [1, 0] and ours.prompts == ["a photo of a cat", "a photo of a big dog"]
     erm.eval()
     chosen = set()
     for row in provenance(tmp_path / "out"):
@@ -194,7 +194,7 @@ def test_a_classifier_judges_content_as_in_training(data, tiny_ldm, tmp_path, mo
             x = pixels.from_store(pixels.stored_version(image, 32)[None])
         y = torch.tensor([["cat", "big_dog"].index(row["class"])])
         seeds = [seed_of(0, "generate", row["source"], 1, j) for j in range(3)]
-        candidates = ours._diffusion.candidates.sample(x, y, [seeds]).images[0] / 2 + 0.5
+        candidates = ours.sampler.sample(x, y, [seeds]).images[0] / 2 + 0.5
         with torch.no_grad():
             likeness = torch.cosine_similarity(erm.featurizer(x / 2 + 0.5), erm.featurizer(candidates))
             score = 0.4 * likeness + 0.6 * erm.predict(candidates).softmax(-1)[:, y.item()]
