@@ -6,6 +6,7 @@ Read `DomainFusion.update` beside the paper's Algorithm 1; the line numbers are 
 
 import math
 import warnings
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -95,15 +96,15 @@ class DomainFusion(host.algorithms.ERM):
             "ld_seconds": distillation.seconds,
         }
 
-    @torch.no_grad()
     def confidence(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """p of images as φ sees them, the softmax probability of the true class. Call it in eval mode.
 
         x: (B, 3, S, S) in [-1, 1], y: (B,); returns (B,) in [0, 1], on the CPU.
         """
-        device = next(self.parameters()).device
-        probabilities = self.predict(self.pixel_range.to_classifier(x.to(device))).softmax(-1)
-        return probabilities.gather(1, y.to(device)[:, None])[:, 0].cpu()
+        return self._judge().confidence_in(x, y)
+
+    def _judge(self) -> Judge:
+        return Judge.of(self, self.pixel_range)
 
     def learning_rate(self, step: int) -> float:
         """Half a cosine over the run's real length, from `lr` to zero; or `lr` (S, 4.3)."""
@@ -126,7 +127,7 @@ class DomainFusion(host.algorithms.ERM):
         if self.hparams["candidate_cache"] is not None and self.uses_generated:
             identity = candidate_identity(self.hparams, model.ldm)
             cache = CandidateCache(self.hparams["candidate_cache"], sampler, identity)
-        self.generation = Generation(sampler, Judge(self, self.pixel_range), self.hparams, cache)
+        self.generation = Generation(sampler, self._judge(), self.hparams, cache)
         self.generate_dataset = self._new_generate_dataset(self.generation)
 
     def _refresh_if_due(self, device: torch.device) -> tuple[int, float]:
@@ -216,7 +217,8 @@ class DomainFusion(host.algorithms.ERM):
         run = context.current()
         gallery = None
         if run.output_dir:
-            gallery = Gallery(run.output_dir, self.hparams["gallery"], self.class_names, self.confidence)
+            confidence = self._judge().confidence_in
+            gallery = Gallery(run.output_dir, self.hparams["gallery"], self.class_names, confidence)
         dataset = GenerateDataset(
             run.in_splits,
             self.hparams["image_size"],
@@ -246,7 +248,7 @@ class DomainFusion(host.algorithms.ERM):
             run_identity(self.hparams, device),
             sources,
             self.hparams["save_generated"],
-            lambda: weights_digest(self.network),
+            partial(weights_digest, self.network),
         )
 
     def __getstate__(self) -> dict:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..diffusion import style
 from ..errors import InputError
@@ -28,25 +28,35 @@ class Generated:
 class Judge:
     """The classifier θ as line 10 asks it, about images as φ sees them. Call it with θ in eval mode.
 
-    classifier: an algorithm of the host with a `featurizer` and a `classifier`, as ERM has them.
-    Raises InputError for an algorithm without these two.
+    featurizer: (B, C, H, W) → (B, F); classifier: (B, F) → logits (B, classes); pixel_range: what the featurizer takes.
     """
 
-    def __init__(self, classifier: Any, pixel_range: PixelRange):
-        if not (hasattr(classifier, "featurizer") and hasattr(classifier, "classifier")):
+    def __init__(self, featurizer: nn.Module, classifier: nn.Module, pixel_range: PixelRange):
+        self.featurizer, self.classifier, self.pixel_range = featurizer, classifier, pixel_range
+
+    @classmethod
+    def of(cls, algorithm: Any, pixel_range: PixelRange) -> "Judge":
+        """θ of an algorithm of the host. Raises InputError unless it has a featurizer and a classifier, as ERM has."""
+        if not (hasattr(algorithm, "featurizer") and hasattr(algorithm, "classifier")):
             raise InputError(
-                f"{type(classifier).__name__} cannot judge candidates, because it has no featurizer with a classifier "
+                f"{type(algorithm).__name__} cannot judge candidates, because it has no featurizer with a classifier "
                 "on top: give a model of an algorithm that has both, such as ERM."
             )
-        self.classifier, self.pixel_range = classifier, pixel_range
+        return cls(algorithm.featurizer, algorithm.classifier, pixel_range)
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features (B, F) of images (B, 3, S, S) in [-1, 1]."""
-        return self.classifier.featurizer(self.pixel_range.to_classifier(images))
+        return self.featurizer(self.pixel_range.to_classifier(images))
 
     def confidence(self, features: Tensor, labels: Tensor) -> Tensor:
         """p, the softmax probability of the true class, (B,) in [0, 1], from features (B, F) and labels (B,)."""
-        return self.classifier.classifier(features).softmax(-1).gather(1, labels[:, None])[:, 0]
+        return self.classifier(features).softmax(-1).gather(1, labels[:, None])[:, 0]
+
+    @torch.no_grad()
+    def confidence_in(self, images: Tensor, labels: Tensor) -> Tensor:
+        """p of images (B, 3, S, S) in [-1, 1] with labels (B,): (B,) in [0, 1], on the CPU."""
+        device = next(self.classifier.parameters()).device
+        return self.confidence(self.features(images.to(device)), labels.to(device)).cpu()
 
 
 class Generation:

@@ -194,7 +194,7 @@ def _generation(
         trained = TrainedModel.read(classifier)
         labels = _labels(trained, classes)
         names = [name for _, name in sorted(zip(labels, names))]
-        judge = Judge(trained.algorithm(device, trained.evaluation_transform(), names), trained.pixel_range())
+        judge = Judge.of(trained.algorithm(device, trained.evaluation_transform(), names), trained.pixel_range())
     values["class_names"] = names
     table.check_values(values)
     resolve_source(values["ldm"], values["ldm_revision"], values["ldm_decoder"], values["scheduler"])

@@ -1,6 +1,7 @@
 """The generate-dataset against a plain loop over Algorithm 1's lines 1 to 13."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from domainbed_domainfusion import pixels
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.generated import dataset as dataset_module
-from domainbed_domainfusion.generated.dataset import GenerateDataset
+from domainbed_domainfusion.generated.dataset import GenerateDataset, round_begins
 from domainbed_domainfusion.generated.gallery import Gallery
 from domainbed_domainfusion.generated.generation import Generated
 from domainbed_domainfusion.generated.identity import sources_of
@@ -324,3 +325,38 @@ def test_a_folder_without_saved_rounds_is_refused(saving, tmp_path):
     (tmp_path / "generated" / "rounds" / "round-001" / "part-002.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="part-002.safetensors is missing, damaged or only partly there: delete it"):
         list(SavedRun.open(tmp_path).parts(1))
+
+
+def test_balanced_minibatches_draw_every_class_equally_often(dataset):
+    """Of 35 images one class is made rare: by the host's weights it is still a quarter of what is drawn."""
+    store = dataset()
+    balanced = GenerateDataset(store.in_splits, 32, store.pixel_range, seed=3, budget=0, candidates=3, balanced=True)
+    for each in (store, balanced):
+        for split in each.in_splits:
+            _, labels = split.source.tensors
+            labels[: len(labels) - 2] %= 3  # class 3 only among the last two
+        each.refresh(0, darken, 16)
+    rare = sum(int(label == 3) for label in balanced.labels)
+    assert 0 < rare <= 4
+    share = {}
+    for name, each in (("uniform", store), ("balanced", balanced)):
+        drawn = torch.cat([each.minibatch(step)[1] for step in range(200)])
+        share[name] = (drawn == 3).float().mean().item()
+    classes = [len({int(balanced.labels[row]) for row in rows}) for rows in balanced.rows]
+    expected = sum(1 / n for n, rows in zip(classes, balanced.rows) if 3 in balanced.labels[list(rows)]) / 2
+    assert share["balanced"] == pytest.approx(expected, abs=0.04)
+    assert share["uniform"] == pytest.approx(rare / 35, abs=0.04)
+
+
+def test_a_round_begins_wherever_an_epoch_with_its_number_does():
+    """Against a loop over epochs: epoch i begins at the first step at or after (i - 1) epochs' length."""
+    for length in (0.3, 0.5, 0.9, 1.0, 1.7, 3.2, 4.0):
+        for interval in (1, 2, 3, 5):
+            begins = {math.ceil((i - 1) * length - 1e-9) for i in range(1, 200) if i % interval == 0}
+            steps = range(int(190 * length))
+            found = {
+                step
+                for step in steps
+                if round_begins(step, length, {"updating": True, "generation_interval": interval})
+            }
+            assert found == {step for step in begins if step in steps}, (length, interval)

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from domainbed_domainfusion import cli, pixels
-from domainbed_domainfusion.algorithms.domainfusion import DomainFusion
 from domainbed_domainfusion.diffusion import style
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.errors import InputError
+from domainbed_domainfusion.generated.generation import Generation
 from domainbed_domainfusion.hosting import context, host
 from domainbed_domainfusion.runs import generate
 from domainbed_domainfusion.runs.generated_folder import folder_names, png_names
@@ -141,7 +141,7 @@ def test_a_folder_without_training_is_a_plain_loop(data, tiny_ldm, tmp_path, cap
 def test_what_is_written_is_kept_and_the_rest_comes_out_the_same(data, tiny_ldm, tmp_path, monkeypatch):
     arguments = ("--data", data, "--ldm", tiny_ldm, "--output")
     command(*arguments, tmp_path / "whole", **FAST)
-    made, original = [], DomainFusion.generate
+    made, original = [], Generation.__call__
 
     def stops(self, x, y, seeds):
         made.append(len(x))
@@ -149,15 +149,13 @@ def test_what_is_written_is_kept_and_the_rest_comes_out_the_same(data, tiny_ldm,
             raise KeyboardInterrupt
         return original(self, x, y, seeds)
 
-    monkeypatch.setattr(DomainFusion, "generate", stops)
+    monkeypatch.setattr(Generation, "__call__", stops)
     with pytest.raises(KeyboardInterrupt):
         command(*arguments, tmp_path / "stopped", **FAST)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").rglob("*.png")}
     assert len(times) == 8
     next(iter(times)).write_bytes(b"damaged")  # as a crash of the machine may leave it
-    monkeypatch.setattr(
-        DomainFusion, "generate", lambda self, x, *rest: made.append(len(x)) or original(self, x, *rest)
-    )
+    monkeypatch.setattr(Generation, "__call__", lambda self, x, *rest: made.append(len(x)) or original(self, x, *rest))
     command(*arguments, tmp_path / "stopped", **FAST)
     assert made == [4, 4, 4, 4, 4]  # the batch with the damaged image, and the one that was missing
     assert files(tmp_path / "stopped") == files(tmp_path / "whole")
