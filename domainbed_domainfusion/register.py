@@ -5,15 +5,18 @@
 """
 
 import functools
+import sys
 from collections.abc import Callable
 
+from .errors import sentence_hook
 from .hosting import context, host, hparams
 
 _MARK = "_domainfusion_registered"
 
 
 def register() -> None:
-    """Add everything to the host; idempotent. Bad `--hparams` end the process here with one sentence."""
+    """Add everything to the host; idempotent. Raises InputError for a bad `--hparams` on the host's command line."""
+    print_input_errors_as_sentences()
     if getattr(host.algorithms, _MARK, False):
         return
     setattr(host.algorithms, _MARK, True)
@@ -26,6 +29,18 @@ def register() -> None:
     from .hosting import checks
 
     checks.check_command_line()
+
+
+def print_input_errors_as_sentences() -> None:
+    """In one of the host's scripts, let an InputError end the process with its sentence and without a traceback.
+
+    The host's scripts are not ours to change, so this sets `sys.excepthook`. train has a Tee at `sys.stderr`, which
+    writes the sentence to err.txt as well. Idempotent; does nothing in other programs, such as notebooks.
+    """
+    if context.running_script() is not None and not hasattr(sys.excepthook, _MARK):
+        hook = sentence_hook(sys.excepthook)
+        setattr(hook, _MARK, True)
+        sys.excepthook = hook
 
 
 def _add_algorithms() -> None:
