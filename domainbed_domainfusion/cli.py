@@ -6,10 +6,16 @@ from pathlib import Path
 
 from . import __doc__ as package_summary
 from . import __version__
+from .errors import InputError, exit_status
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; return its exit status. Bad input raises InputError, which prints one sentence and exits with 1."""
+    """Run one verb and return its exit status. Bad input prints one sentence on stderr and gives status 1."""
+    return exit_status(lambda: run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit status. Raises InputError for bad input."""
     # As `python -m` does: a DomainBed checkout in the current folder is a host that can be imported.
     sys.path.insert(0, "")
     arguments = _parser().parse_args(argv)
@@ -183,7 +189,6 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from .errors import InputError
     from .hosting.checks import check_hparams_text
     from .runs.generate import generate_from_folder, generate_from_run
 

@@ -28,7 +28,7 @@ class PixelRange:
     def of(cls, input_shape: tuple, dataset: Any | None) -> "PixelRange":
         """Read mean and std from the transform of the host's dataset; without one, pixels are raw in [0, 1]."""
         for environment in getattr(dataset, "datasets", ()):
-            normalize = _find_normalize(getattr(environment, "transform", None))
+            normalize = _find_normalize(transform_of(environment))
             if normalize is not None:
                 return cls(input_shape, tuple(normalize.mean), tuple(normalize.std))
         return cls(input_shape)

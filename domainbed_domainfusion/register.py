@@ -5,15 +5,19 @@
 """
 
 import functools
+import sys
 from collections.abc import Callable
+from typing import Any
 
+from .errors import sentence_hook
 from .hosting import context, host, hparams
 
 _MARK = "_domainfusion_registered"
 
 
 def register() -> None:
-    """Add everything to the host; idempotent. Bad `--hparams` end the process here with one sentence."""
+    """Add everything to the host; idempotent. Raises InputError for a bad `--hparams` on the host's command line."""
+    print_input_errors_as_sentences()
     if getattr(host.algorithms, _MARK, False):
         return
     setattr(host.algorithms, _MARK, True)
@@ -26,6 +30,18 @@ def register() -> None:
     from .hosting import checks
 
     checks.check_command_line()
+
+
+def print_input_errors_as_sentences() -> None:
+    """In one of the host's scripts, let an InputError end the process with its sentence and without a traceback.
+
+    The host's scripts are not ours to change, so this sets `sys.excepthook`. train has a Tee at `sys.stderr`, which
+    writes the sentence to err.txt as well. Idempotent; does nothing in other programs, such as notebooks.
+    """
+    if context.running_script() is not None and not hasattr(sys.excepthook, _MARK):
+        hook = sentence_hook(sys.excepthook)
+        setattr(hook, _MARK, True)
+        sys.excepthook = hook
 
 
 def _add_algorithms() -> None:
@@ -83,13 +99,10 @@ def _add_backbones() -> None:
 
 
 def _report_to_context() -> None:
-    """Let the host's constructors report what they build, and stop it where it would fail late or hang."""
+    """Let the host's constructors report what they build, and check the input that would fail late or hang."""
     from .hosting import checks
 
     datasets, loaders = host.datasets, host.module("lib.fast_data_loader")
-
-    def dataset(self, *args, **kwargs):
-        context.dataset_built(self)
 
     def image_folder(self, root, *args, **kwargs):
         checks.check_image_folder(root, self.ENVIRONMENTS)
@@ -101,21 +114,38 @@ def _report_to_context() -> None:
     def evaluation_loader(self, dataset, *args, **kwargs):
         context.evaluation_loader_built(dataset)
 
-    _before_init(datasets.MultipleDomainDataset, dataset)
+    _before_construction(datasets.MultipleDomainDataset, context.dataset_built)
     _before_init(datasets.MultipleEnvironmentImageFolder, image_folder)
     _before_init(loaders.InfiniteDataLoader, training_loader)
     _before_init(loaders.FastDataLoader, evaluation_loader)
 
 
+def _before_construction(cls: type, call: Callable[[Any], None]) -> None:
+    """Call `call(instance)` when `cls` or a subclass is constructed, before the `__init__` of any class.
+
+    The host constructs its datasets with arguments. Without arguments `__new__` is called by copy and pickle, and a
+    copy begins no run.
+    """
+
+    def __new__(new_class, *args, **kwargs):
+        make = super(cls, new_class).__new__
+        instance = make(new_class) if make is object.__new__ else make(new_class, *args, **kwargs)
+        if args or kwargs:
+            call(instance)
+        return instance
+
+    cls.__new__ = staticmethod(__new__)  # type: ignore[method-assign]
+
+
 def _before_init(cls: type, call: Callable) -> None:
-    original = cls.__init__
+    original = cls.__init__  # type: ignore[misc]
 
     @functools.wraps(original)
     def wrapped(self, *args, **kwargs):
         call(self, *args, **kwargs)
         original(self, *args, **kwargs)
 
-    cls.__init__ = wrapped
+    cls.__init__ = wrapped  # type: ignore[misc]
 
 
 register()

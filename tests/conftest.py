@@ -55,7 +55,7 @@ class HostRun:
             "backbone": "mnist_cnn",
             **hparams,
         }
-        self.dataset = dataset()
+        self.dataset = dataset(None, [test_env], self.hparams)
         splits = [
             misc.split_dataset(env, int(len(env) * 0.2), misc.seed_hash(0, i)) for i, env in enumerate(self.dataset)
         ]

@@ -45,6 +45,13 @@ def test_normalisation_is_read_from_the_hosts_transform(folder):
     assert pixels.PixelRange.of((3, 16, 16), None).std.flatten().tolist() == [1, 1, 1]
 
 
+def test_normalisation_is_found_inside_concatenated_environments(folder):
+    class Data:
+        datasets = [ConcatDataset([ConcatDataset([Subset(folder, [1])])])]
+
+    assert pixels.PixelRange.of((3, 16, 16), Data).mean.flatten().tolist() == pytest.approx(MEAN)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_channels_go_to_rgb_and_back(channels):
     x = torch.rand(2, channels, 8, 8)

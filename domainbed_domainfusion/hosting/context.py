@@ -1,13 +1,15 @@
-"""TrainingContext: what a method with a diffusion model in the loop must know and DomainBed does not tell it.
+"""TrainingContext: what an algorithm with a diffusion model must know and DomainBed does not pass to it.
 
 DomainBed gives an algorithm `(input_shape, num_classes, num_domains, hparams)` and minibatches. The class names, the
 domain names, the length of an epoch and of the run, and the training in-splits exist only inside its train script.
-`register` lets the host's own constructors report here as they run; nothing is computed twice, so it is exact:
+`register` hooks the host's constructors, and each hook reports here what is being built. Nothing is computed twice, so
+the context agrees with the train script exactly.
 
-- `MultipleDomainDataset.__init__` starts a new context: a run builds its dataset first;
-- `InfiniteDataLoader.__init__` reports the training in-splits, in environment order;
-- `FastDataLoader.__init__` reports the evaluation splits, the in-splits of *all* environments first. Only their
-  lengths are kept: the host's epoch counts the smallest in-split, whether it is trained on or not.
+- `MultipleDomainDataset.__new__` begins a new context, because train builds its dataset first. The hook is not in
+  `__init__`: Spawrious overrides that and never calls it.
+- `InfiniteDataLoader.__init__` reports the training in-splits, in environment order.
+- `FastDataLoader.__init__` reports the evaluation splits, the in-splits of *all* environments first. Only their lengths
+  are kept. The host's epoch is the length of the smallest in-split, and a test environment's in-split counts too.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from ..errors import InputError
 
@@ -25,7 +27,7 @@ class InSplit:
     """The in-split of one training environment, as its training loader received it."""
 
     environment: int  # the environment's index in the host's dataset
-    domain: str  # its name in ENVIRONMENTS, e.g. "A"
+    domain: str  # its name in ENVIRONMENTS, e.g. "A"; its index where the dataset names none
     split: Dataset  # what the loader draws from: the host's split of `source`
     source: Dataset  # the whole environment, transform included
     keys: list[int]  # the split's examples as indices into `source`
@@ -34,7 +36,7 @@ class InSplit:
 
 @dataclass
 class TrainingContext:
-    """One run, as far as the host has got with it.
+    """What the host has built so far in one run.
 
     `in_splits` is empty outside the host's train script (its unit tests, for example).
     """
@@ -44,12 +46,16 @@ class TrainingContext:
     evaluation_lengths: list[int] = field(default_factory=list)
 
     @property
+    def environments(self) -> list[Dataset]:
+        """The dataset's environments; empty before its `__init__` has made them."""
+        return list(getattr(self.dataset, "datasets", None) or ())
+
+    @property
     def class_names(self) -> list[str] | None:
         """Class names in label order, underscores as spaces; None where the dataset has none (Debug, MNIST)."""
-        names = getattr(self.dataset, "CLASS_NAMES", None)
-        if names is None and self.dataset is not None:
-            environments = getattr(self.dataset, "datasets", [])
-            names = getattr(environments[-1], "classes", None) if environments else None
+        names = stated_class_names(self.dataset)
+        if names is None and self.environments:
+            names = _classes_of(self.environments[-1])
         return None if names is None else [str(name).replace("_", " ") for name in names]
 
     @property
@@ -62,13 +68,13 @@ class TrainingContext:
         """Steps per epoch as train computes them for its `epoch` column; None when there is no training run."""
         if not self.in_splits:
             return None
-        lengths = self.evaluation_lengths[: len(self.dataset)]
+        lengths = self.evaluation_lengths[: len(self.environments)]
         lengths = lengths or [len(split.keys) for split in self.in_splits]
         return min(lengths) / self.in_splits[0].batch_size
 
     @property
     def total_steps(self) -> int:
-        """Steps that train will run: `--steps`, else the dataset's N_STEPS, else the host's default for it."""
+        """Steps that train will run: `--steps`, else the dataset's N_STEPS, else the host's default."""
         from . import host
 
         n_steps = getattr(self.dataset, "N_STEPS", host.datasets.MultipleDomainDataset.N_STEPS)
@@ -89,12 +95,41 @@ _current = TrainingContext()
 
 
 def current() -> TrainingContext:
-    """The context of the run whose dataset was built last in this process."""
+    """The context of the last dataset that was built in this process."""
     return _current
 
 
+def require_run() -> None:
+    """Raise InputError in a `train` run whose dataset or training in-splits the hooks did not see.
+
+    Outside the train script (unit tests, notebooks, `domainfusion predict`) there is no run, and nothing is raised.
+    Call it when an algorithm is built: train has built its dataset and its loaders by then.
+    """
+    if running_script() == "train" and not current().in_splits:
+        raise InputError(
+            f"The training images of {train_arguments().dataset} cannot be seen: derive its class from the host's "
+            "MultipleDomainDataset and keep its environments in the attribute `datasets`."
+        )
+
+
+def stated_class_names(dataset: Any) -> list[str] | None:
+    """The names that a dataset or its class states as `CLASS_NAMES` or (Spawrious) `class_list`, else None."""
+    names = getattr(dataset, "CLASS_NAMES", None)
+    return getattr(dataset, "class_list", None) if names is None else names
+
+
+def _classes_of(environment: Any) -> list[str] | None:
+    """The `classes` of an ImageFolder, also inside Subset and ConcatDataset; None where the parts differ."""
+    if isinstance(environment, Subset):
+        return _classes_of(environment.dataset)
+    if isinstance(environment, ConcatDataset):
+        first, *others = map(_classes_of, environment.datasets)
+        return first if all(other == first for other in others) else None
+    return getattr(environment, "classes", None)
+
+
 def prompt_names(override: list[str] | None, num_classes: int) -> list[str]:
-    """The names that prompts use: the hparam `class_names`, else the dataset's, else the label numbers (said once).
+    """The names for prompts: the hparam `class_names`, else the dataset's, else the label numbers (which is printed).
 
     Raises InputError if there is not one name per class.
     """
@@ -103,34 +138,41 @@ def prompt_names(override: list[str] | None, num_classes: int) -> list[str]:
         print("This dataset has no class names: prompts use the label numbers (the hparam class_names overrides).")
         names = [str(label) for label in range(num_classes)]
     if len(names) != num_classes:
+        given = "The dataset's own list of classes" if override is None else "The hparam class_names"
         raise InputError(
-            f"The hparam class_names has {len(names)} names, but the dataset has {num_classes} classes: "
-            "give one name per class, in label order."
+            f"{given} has {len(names)} names, but the dataset has {num_classes} classes: "
+            "give one name per class, in label order, as the hparam class_names."
         )
     return names
 
 
-def dataset_built(dataset) -> None:
-    """Called when the host builds a MultipleDomainDataset: a new run begins."""
+def dataset_built(dataset: Any) -> None:
+    """Called when the host makes a MultipleDomainDataset, before its `__init__`: a new run begins."""
     global _current
     _current = TrainingContext(dataset)
 
 
-def training_loader_built(split: Dataset, batch_size: int) -> None:
-    """Called for every InfiniteDataLoader; those over a split of an environment are the training in-splits.
+def training_loader_built(split: Any, batch_size: int) -> None:
+    """Called for every InfiniteDataLoader. A loader over a split of an environment draws from a training in-split.
 
-    Loaders over anything else (domain adaptation's unlabeled splits, our own generated images) are passed over.
+    Other loaders are ignored: those of domain adaptation's unlabeled splits and of generated images.
     """
     context = current()
     source = getattr(split, "underlying_dataset", None)
-    for index, environment in enumerate(getattr(context.dataset, "datasets", ())):
+    for index, environment in enumerate(context.environments):
         if source is environment:
-            domain = str(context.dataset.ENVIRONMENTS[index])
+            domain = _domain(context.dataset, index)
             context.in_splits.append(InSplit(index, domain, split, source, list(split.keys), batch_size))
 
 
-def evaluation_loader_built(split: Dataset) -> None:
-    """Called for every FastDataLoader; only the length is kept."""
+def _domain(dataset: Any, index: int) -> str:
+    """The environment's name in ENVIRONMENTS, or its index where the dataset's class names none."""
+    names = getattr(dataset, "ENVIRONMENTS", None) or ()
+    return str(names[index]) if index < len(names) else str(index)
+
+
+def evaluation_loader_built(split: Any) -> None:
+    """Called for every FastDataLoader; only the split's length is kept."""
     current().evaluation_lengths.append(len(split))
 
 
@@ -144,7 +186,7 @@ def running_script() -> str | None:
 
 
 def train_arguments() -> argparse.Namespace:
-    """The train script's arguments as it parses them itself; its defaults when another script runs."""
+    """The train script's arguments, parsed as it parses them; its defaults when another script runs."""
     parser = argparse.ArgumentParser(add_help=False)
     for flag, kind, default in (
         ("data_dir", str, None),

@@ -50,3 +50,35 @@ def test_with_a_vanishing_radius_it_is_erm():
         ]
         losses = [algorithm.update(batch)["loss"] for algorithm in algorithms.values()]
         assert abs(losses[0] - losses[1]) < 1e-9
+
+
+def test_frozen_parameters_take_no_part():
+    """The radius is the norm over the trained parameters. DomainBed's `vit_attn_tune` freezes most of the network."""
+    hparams = {**host.hparams_registry.default_hparams("SAM", "Debug28"), "rho": 0.2}
+    torch.manual_seed(0)
+    sam = host.algorithms.SAM((3, 28, 28), 2, 3, hparams).double()
+    frozen = set(sam.featurizer.parameters())
+    for weight in frozen:
+        weight.requires_grad_(False)
+    before = copy.deepcopy(sam.network.state_dict())
+    twin = copy.deepcopy(sam.network)  # features are constant here: SAM on the last layer, written out
+    x, y = torch.randn(4, 3, 28, 28, dtype=torch.float64), torch.randint(2, (4,))
+    sam.update([(x, y)])
+
+    last = twin[1]
+    gradients = torch.autograd.grad(F.cross_entropy(twin(x), y), list(last.parameters()))
+    norm = sum((g**2).sum() for g in gradients) ** 0.5
+    moved = copy.deepcopy(twin)
+    for weight, gradient in zip(moved[1].parameters(), gradients):
+        weight.data += 0.2 * gradient / norm
+    optimizer = torch.optim.Adam(last.parameters(), lr=hparams["lr"], weight_decay=hparams["weight_decay"])
+    gradients = torch.autograd.grad(F.cross_entropy(moved(x), y), list(moved[1].parameters()))
+    for weight, gradient in zip(last.parameters(), gradients):
+        weight.grad = gradient
+    optimizer.step()
+
+    for ours, theirs in zip(sam.classifier.parameters(), last.parameters()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    names = [name for name, weight in sam.network.named_parameters() if weight in frozen]
+    assert len(names) == len(frozen) and len(names) > 0
+    assert all(torch.equal(sam.network.state_dict()[name], before[name]) for name in names)

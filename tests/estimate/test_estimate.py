@@ -587,7 +587,7 @@ def test_what_is_printed():
 
 def test_a_calibration_that_fails_names_the_reason(tmp_path, capsys):
     with pytest.raises(InputError, match="The calibration of ERM on Debug28 failed: .*batch_size 20: lower it"):
-        cli.main(
+        cli.run(
             ["estimate", "--algorithms", "ERM", "--datasets", "Debug28", "--hparams", '{"batch_size": 20}', *REQUIRED]
         )
 

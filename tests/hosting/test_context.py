@@ -1,8 +1,95 @@
 """TrainingContext against what the host's train script computes itself."""
 
-import pytest
+import copy
+import pickle
 
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset
+from torchvision import transforms
+
+from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import context, host
+
+from ..conftest import TinyDigits
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TRANSFORM = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+
+
+class OneClass(Dataset):
+    """Grey images of one class behind a transform; labels are tensors. Spawrious reads its folders so."""
+
+    def __init__(self, label: int, n: int):
+        self.label, self.n, self.transform = label, n, TRANSFORM
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        image = Image.new("RGB", (32, 32), (8 * index, 50 * self.label, 90))
+        return (self.transform(image) if self.transform else image), torch.tensor(self.label)
+
+
+class NestedDogs(host.datasets.MultipleDomainDataset):
+    """Built as Spawrious: class attributes, no call of the base class's __init__, concatenations in concatenations."""
+
+    ENVIRONMENTS = ["Test", "Group_1", "Group_2"]
+    N_STEPS, CHECKPOINT_FREQ, N_WORKERS = 4, 4, 0
+    input_shape = (3, 32, 32)
+    num_classes = 2
+    class_list = ["sheep_dog", "corgi"]
+
+    def __init__(self, root, test_envs, hparams):
+        self.datasets = [
+            ConcatDataset([ConcatDataset([OneClass(label, 8)]) for label in range(2)]) for _ in self.ENVIRONMENTS
+        ]
+
+
+class NoEnvironments(TinyDigits):
+    ENVIRONMENTS = None
+
+
+def test_a_dataset_that_never_calls_the_base_class_has_a_context(host_run, tiny_ldm):
+    hparams = {"ldm": tiny_ldm, "denoising_steps": 3, "generation_interval": 1, "ld_images": 2, "gallery": 0}
+    host_run("ERM")  # another dataset's run came before
+    run = host_run("DomainFusion", dataset=NestedDogs, **hparams)
+    assert run.context.dataset is run.dataset
+    assert run.context.domain_names == ["Group_1", "Group_2"]
+    assert [split.keys for split in run.context.in_splits] == [list(split.keys) for split in run.in_splits[1:]]
+    assert run.context.steps_per_epoch == 13 / 4
+    assert run.algorithm.pixel_range.mean.flatten().tolist() == pytest.approx(MEAN)
+    assert run.algorithm.pixel_range.std.flatten().tolist() == pytest.approx(STD)
+    assert run.update()[0]["generated_images"] == 26
+    assert run.algorithm._diffusion.candidates.prompts.texts == ["a photo of a sheep dog", "a photo of a corgi"]
+
+
+def test_a_dataset_without_environment_names_runs(host_run):
+    run = host_run("ERM", dataset=NoEnvironments, test_env=1)
+    assert run.update()[0]["loss"] > 0
+    assert run.context.domain_names == ["0", "2"]
+
+
+def test_a_copy_of_the_dataset_is_no_new_run(host_run):
+    run = host_run("ERM")
+    copies = copy.copy(run.dataset), copy.deepcopy(run.dataset), pickle.loads(pickle.dumps(run.dataset))
+    assert all(len(each) == 3 for each in copies)
+    assert context.current() is run.context and context.current().dataset is run.dataset
+
+
+def test_a_train_run_needs_a_context(host_run, as_script):
+    context.require_run()  # no run, nothing required
+    as_script("train", "--dataset", "Unseen")
+    host.algorithms.ERM((3, 28, 28), 2, 3, host.hparams_registry.default_hparams("ERM", "Debug28"))
+    with pytest.raises(InputError) as error:
+        context.require_run()
+    assert str(error.value) == (
+        "The training images of Unseen cannot be seen: derive its class from the host's MultipleDomainDataset and keep "
+        "its environments in the attribute `datasets`."
+    )
+    host_run("ERM")
+    context.require_run()
 
 
 def test_in_splits_are_those_of_the_training_loaders(host_run):
@@ -29,6 +116,25 @@ def test_class_names_in_label_order_with_spaces():
 
     assert context.TrainingContext(Data).class_names == ["Alarm Clock", "Bike"]
     assert context.TrainingContext(None).class_names is None
+
+
+def test_class_names_of_nested_environments():
+    """Folders in a ConcatDataset have the classes of its parts if these agree."""
+
+    class Folder(TensorDataset):
+        def __init__(self, *classes):
+            super().__init__(torch.zeros(1))
+            self.classes = list(classes)
+
+    class Data:
+        pass
+
+    def names(*parts):
+        Data.datasets = [torch.utils.data.Subset(ConcatDataset(parts), [0])]
+        return context.TrainingContext(Data).class_names
+
+    assert names(Folder("cat", "big_dog"), Folder("cat", "big_dog")) == ["cat", "big dog"]
+    assert names(Folder("cat"), Folder("big_dog")) is None
 
 
 def test_a_new_dataset_begins_a_new_context(host_run):

@@ -48,7 +48,7 @@ def data(tmp_path) -> Path:
 
 def command(*arguments, **hparams) -> None:
     extra = ["--hparams", json.dumps(hparams)] if hparams else []
-    assert cli.main(["generate", *map(str, arguments), *extra]) == 0
+    assert cli.run(["generate", *map(str, arguments), *extra]) == 0
 
 
 def provenance(folder) -> list[dict]:

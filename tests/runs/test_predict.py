@@ -74,7 +74,7 @@ def pacs(data, tmp_path):
 
 
 def predict(*arguments) -> None:
-    assert cli.main(["predict", *map(str, arguments)]) == 0
+    assert cli.run(["predict", *map(str, arguments)]) == 0
 
 
 def read(path) -> list[dict]:

@@ -161,15 +161,15 @@ def test_no_means_no(file, calls, monkeypatch):
 
 def test_a_launch_needs_what_the_hosts_sweep_needs(file, calls):
     with pytest.raises(InputError) as raised:
-        cli.main(["sweep", "launch", str(file()), "--data_dir", "data"])
+        cli.run(["sweep", "launch", str(file()), "--data_dir", "data"])
     assert str(raised.value) == (
         "`domainfusion sweep launch sweep.txt` lacks --output_dir, --command_launcher: add "
         "what the host's own sweep needs as well."
     )
     with pytest.raises(InputError, match="There is no command launcher called 'multi-gpu': did you mean"):
-        cli.main(["sweep", "launch", str(file()), *LAUNCH[:-1], "multi-gpu"])
+        cli.run(["sweep", "launch", str(file()), *LAUNCH[:-1], "multi-gpu"])
     with pytest.raises(InputError, match="`domainfusion sweep --dry-run` needs a sweep file: name one"):
-        cli.main(["sweep", "--dry-run"])
+        cli.run(["sweep", "--dry-run"])
     assert calls[0] == []
 
 
@@ -179,7 +179,7 @@ def test_a_checkout_that_is_not_attached_says_so(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "domainbed.algorithms", ModuleType("domainbed.algorithms"))
     sys.modules["domainbed.algorithms"].ALGORITHMS = ["ERM"]
     with pytest.raises(InputError, match="does not know DomainFusion yet: run `domainfusion attach .` in it once"):
-        cli.main(["sweep", "--dry-run", str(file())])
+        cli.run(["sweep", "--dry-run", str(file())])
 
 
 SWEEP = "# Jobs: 4\n[a]\n--algorithms DomainFusion\n--datasets PACS\n--single_test_envs\n--n_trials 1\n--n_hparams 1\n"
