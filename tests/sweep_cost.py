@@ -1,103 +1,79 @@
-"""GPU-hours and disk of a sweep's jobs, counted from their arguments by the formula of sweeps/README.md.
+"""Prices for what `estimate.counting` counts in a sweep's jobs: GPU-hours and disk by the formula of sweeps/README.md.
 
-The FLOP counts (2 · MAC) of Stable Diffusion v1 are at 320 × 320, those of the classifiers at 224 × 224.
+This file holds prices only: FLOP per unit, the GPU's speed and bytes, each with its source. `test_sweep_cost.py` counts
+those again that can be counted.
 """
 
 import functools
 import json
-import math
 
+from benchmarks.candidates import PEAK
+from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
-from domainbed_domainfusion.hosting import host
 
-IMAGES = {name: benchmark.images for name, benchmark in BENCHMARKS.items()}  # per environment, in the host's order
-CLASSES = {name: benchmark.classes for name, benchmark in BENCHMARKS.items()}
-
+# FLOP (2 · MAC) for one image. The diffusion model is Stable Diffusion v1 at 320 × 320 pixels: one evaluation of the
+# U-Net, and the VAE's two halves. The classifiers are at 224 × 224. Source: torch.utils.flop_counter.
+SIZE = 320
 UNET, ENCODER, DECODER = 286.5e9, 428.0e9, 974.1e9
-GRADIENT = {"full": 2.27, "sds": 1.6}  # time of the LD gradient / of the bare forward
 FORWARD = {"resnet50": 8.18e9, "regnety_16gf_swag": 31.82e9}
+PASSES = 3  # forward and backward: a backward pass takes about two forward passes
+# Minibatches in one step, in those of ERM: SAM takes two gradients, DomainFusion has the raw and the generated one.
+MINIBATCHES = {"ERM": 1, "SAM": 2, "DomainFusion": 2}
+# Time of the LD gradient ÷ time of its bare forward pass. Source: our measurement on a CPU (full); the encoder needs a
+# tangent and the U-Net does not, which is a lower bound (sds).
+GRADIENT = {"full": 2.27, "sds": 1.6}
+HALF, SINGLE = PEAK, 67e12  # an H200's FLOP/s at most, in bfloat16 and in float32
+USED = 0.40  # share of it that is assumed (ours)
+# Numbers in the classifier's state_dict without its head, and the features that the head sees. Source: torchvision.
+BODY = {"resnet50": 25.610e6 - 2.049e6, "regnety_16gf_swag": 83.713e6 - 3.025e6}
 FEATURES = {"resnet50": 2048, "regnety_16gf_swag": 3024}
-BODY = {"resnet50": 25.610e6 - 2.049e6, "regnety_16gf_swag": 83.713e6 - 3.025e6}  # numbers in the state_dict, no head
-HALF, SINGLE, USED = 790e12, 67e12, 0.40  # peak FLOP/s of an H200 in bf16 and in fp32, and the share assumed
-PICTURE = 3 * 320 * 320  # bytes of a gallery picture at most
+PICTURE = 3 * SIZE * SIZE  # bytes of a gallery picture at most: a PNG of noise is as large as its pixels
+
+DRAWN_FROM = ("algorithm", "dataset", "hparams_seed", "trial_seed", "hparams")
+COUNTED_FROM = ("algorithm", "dataset", "test_envs", "holdout_fraction", "steps", "checkpoint_freq")
 
 
-def hparams_of(args: dict) -> dict:
-    """As the host's train script chooses them."""
-    return {
-        **_chosen(args["algorithm"], args["dataset"], args["hparams_seed"], args["trial_seed"]),
-        **json.loads(args.get("hparams") or "{}"),
-    }
+def counts(args: dict) -> counting.Job:
+    """What one job does, on its dataset's published sizes."""
+    hparams = json.loads(_hparams(json.dumps({name: args.get(name) for name in DRAWN_FROM})))
+    hparams["lr"] = None  # it decides no count, and the jobs of a search that share their counts are counted once
+    return _counts(json.dumps({name: args.get(name) for name in COUNTED_FROM}), json.dumps(hparams))
 
 
 @functools.cache
-def _chosen(algorithm: str, dataset: str, hparams_seed: int, trial_seed: int) -> dict:
-    if hparams_seed == 0:
-        return host.hparams_registry.default_hparams(algorithm, dataset)
-    seed = host.lib.misc.seed_hash(hparams_seed, trial_seed)
-    return host.hparams_registry.random_hparams(algorithm, dataset, seed)
+def _hparams(args: str) -> str:
+    return json.dumps(counting.hparams_of(json.loads(args)))
 
 
-def in_splits(args: dict) -> list[int]:
-    return [n - int(n * args["holdout_fraction"]) for n in IMAGES[args["dataset"]]]
-
-
-def steps_per_epoch(args: dict, batch_size: int) -> float:
-    return min(in_splits(args)) / batch_size
-
-
-def rounds(args: dict, hparams: dict) -> int:
-    """How many generation rounds begin within the run: at the first step of every Itv-th epoch."""
-    if hparams["lambda3"] == 0 and (hparams["lambda2"] == 0 or hparams["ld_input"] == "raw"):
-        return 0
-    if not hparams["updating"]:
-        return 1
-    epoch, interval, number = steps_per_epoch(args, hparams["batch_size"]), hparams["generation_interval"], 0
-    while math.ceil(((number + 1) * interval - 1) * epoch) < steps(args):
-        number += 1
-    return number
-
-
-def steps(args: dict) -> int:
-    return args.get("steps") or host.datasets.MultipleDomainDataset.N_STEPS
-
-
-def generated(args: dict, hparams: dict) -> tuple[int, int]:
-    """(images kept, candidates made) over the whole run."""
-    training = [n for i, n in enumerate(in_splits(args)) if i not in args["test_envs"]]
-    kept = rounds(args, hparams) * min(hparams["generation_budget"] or sum(training), sum(training))
-    return kept, kept * (hparams["candidates"] if hparams["sampling_strategy"] else 1)
+@functools.cache
+def _counts(args: str, hparams: str) -> counting.Job:
+    job = json.loads(args)
+    return counting.count(job, json.loads(hparams), BENCHMARKS[job["dataset"]].images)
 
 
 def hours(args: dict) -> float:
     """GPU-hours of one job."""
-    hparams = hparams_of(args)
-    if "Classifier" in args["algorithm"]:
-        return sum(IMAGES[args["dataset"]]) * _scores(args, hparams) / (USED * HALF) / 3600
-    forward = FORWARD[hparams["backbone"]]
-    batch = hparams["batch_size"] * (len(IMAGES[args["dataset"]]) - len(args["test_envs"]))
-    frequency = getattr(host.datasets, args["dataset"]).CHECKPOINT_FREQ
-    evaluations = len({*range(0, steps(args), frequency), steps(args) - 1})
-    passes = {"ERM": 1, "SAM": 2, "DomainFusion": 2}[args["algorithm"]]  # DomainFusion: raw and generated minibatch
-    classifier = steps(args) * batch * passes * 3 * forward + evaluations * sum(IMAGES[args["dataset"]]) * forward
+    job = counts(args)
+    hparams = job.hparams
+    if "Classifier" in job.algorithm:
+        return job.evaluated * _scores(job) / (USED * HALF) / 3600
+    trained = job.steps * hparams["batch_size"] * job.domains * MINIBATCHES[job.algorithm]
+    classifier = (trained * PASSES + job.evaluated) * FORWARD[hparams["backbone"]]
     diffusion = 0.0
-    if args["algorithm"] == "DomainFusion":
-        kept, candidates = generated(args, hparams)
+    if job.algorithm == "DomainFusion":
         executed = int(hparams["denoising_steps"] * hparams["strength"])
-        diffusion += kept * ENCODER + candidates * (2 * executed * UNET + DECODER)
-        if hparams["lambda2"] > 0:
-            seen = min(hparams["ld_images"] or batch, batch) * hparams["ld_draws"]
-            diffusion += steps(args) * seen * (ENCODER + UNET) * GRADIENT[hparams["ld_gradient"]]
+        diffusion += job.kept * ENCODER + job.candidates * (2 * executed * UNET + DECODER)
+        diffusion += job.ld_gradients * (ENCODER + UNET) * GRADIENT[hparams["ld_gradient"]]
     return (diffusion / (USED * HALF) + classifier / (USED * SINGLE)) / 3600
 
 
-def _scores(args: dict, hparams: dict) -> float:
-    """FLOP for one image; of TextToImageClassifier at most, as its pruning depends on the images."""
-    classes = CLASSES[args["dataset"]]
-    if args["algorithm"] == "TextToImageClassifier":
-        return ENCODER + classes * hparams["t2i_max_scores"] * UNET
+def _scores(job: counting.Job) -> float:
+    """FLOP for one image. TextToImageClassifier's are an upper bound, because its pruning depends on the images."""
+    classes = BENCHMARKS[job.dataset].classes
+    if job.algorithm == "TextToImageClassifier":
+        return ENCODER + classes * job.hparams["t2i_max_scores"] * UNET
     evaluations, seen, left = 0, 0, classes
-    for timesteps, keep in hparams["dc_stages"]:
+    for timesteps, keep in job.hparams["dc_stages"]:
         evaluations += (timesteps - seen) * left
         seen, left = timesteps, min(left, keep)
     return ENCODER + evaluations * UNET
@@ -105,12 +81,11 @@ def _scores(args: dict, hparams: dict) -> float:
 
 def disk(args: dict) -> float:
     """Bytes of one job's folder: model.pkl and the gallery's pictures."""
-    hparams = hparams_of(args)
-    if "Classifier" in args["algorithm"]:
+    job = counts(args)
+    if "Classifier" in job.algorithm:
         return 0.0
-    backbone = hparams["backbone"]
-    model = 4 * (BODY[backbone] + CLASSES[args["dataset"]] * (FEATURES[backbone] + 1))
-    if args["algorithm"] != "DomainFusion":
+    backbone = job.hparams["backbone"]
+    model = 4 * (BODY[backbone] + BENCHMARKS[job.dataset].classes * (FEATURES[backbone] + 1))
+    if job.algorithm != "DomainFusion":
         return model
-    followed = hparams["gallery"] * (len(IMAGES[args["dataset"]]) - len(args["test_envs"]))
-    return model + followed * (rounds(args, hparams) + 1) * PICTURE
+    return model + job.hparams["gallery"] * job.domains * (job.rounds + 1) * PICTURE

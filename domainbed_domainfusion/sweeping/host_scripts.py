@@ -1,4 +1,4 @@
-"""The host's scripts as commands: running one, the environment it runs in, and the options of a job's command."""
+"""The host's scripts as commands: how one is run, in which environment, and which options a job's command has."""
 
 import os
 import shlex
@@ -20,7 +20,10 @@ def run_host_script(script: str, arguments: Sequence[str]) -> int:
 
 
 def script_environment(threads: int | None = None) -> dict[str, str]:
-    """This process's environment with the interpreter's folder first on PATH; threads: of each numerical library."""
+    """This process's environment, with the interpreter's folder first on PATH.
+
+    threads: how many threads each numerical library may use (OMP_NUM_THREADS); None leaves that as it is.
+    """
     folder = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])}
     if threads is not None:

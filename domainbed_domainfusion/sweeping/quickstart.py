@@ -11,8 +11,8 @@ from .host_scripts import run_host_script
 QUICKSTART_ALGORITHMS = ("ERM", "SAM", "DomainFusion")
 QUICKSTART_DATASET = "DigitStyles"
 QUICKSTART_STEPS = 300  # four epochs at batch size 16
-# Shared by the three algorithms: a sweep gives its --hparams to every one of them. The first line concerns all three;
-# the second fits DomainFusion's generation and LD into minutes on two cores; all else is at the table's defaults.
+# A sweep gives its --hparams to each of its algorithms. The first three concern all of them. The others make
+# DomainFusion's generation and LD small enough for minutes on two cores. Every other hparam has its default.
 QUICKSTART_HPARAMS = {
     "batch_size": 16,
     "backbone": "resnet10t",
@@ -27,17 +27,17 @@ QUICKSTART_HPARAMS = {
 def quickstart(output_dir: Path, data_dir: Path | None = None, n_trials: int = 1) -> int:
     """Run the three algorithms on the four environments, print the host's table and write `report.html`.
 
-    Finished jobs are kept, so running it again continues after an interruption, or adds trials. Jobs go to
+    Finished jobs are kept: a second run continues after an interruption, or adds trials. Jobs go to
     `output_dir/sweep`, data to `data_dir` (default `output_dir/data`).
-    Returns 0, or the sweep's status if a job failed. The page is written in both cases and names what failed, unless
-    the sweep never started. Raises InputError in a DomainBed checkout that is not attached.
+    Returns 0, or the sweep's status if a job failed. The page is written even then, and names the failed jobs. Only a
+    sweep that never started gets no page. Raises InputError in a DomainBed checkout that is not attached.
     """
     from ..report import write
 
     start = time.time()
     check_attached()
     sweep_dir, data_dir = output_dir / "sweep", data_dir or output_dir / "data"
-    load_images(str(data_dir))  # drawn once, before the jobs that would all draw it
+    load_images(str(data_dir))  # draws the images once: else each of the first jobs would
     arguments = sweep_arguments(sweep_dir, data_dir, n_trials)
     if sweep_dir.exists():
         run_host_script("sweep", ["delete_incomplete", *arguments])
@@ -52,7 +52,7 @@ def quickstart(output_dir: Path, data_dir: Path | None = None, n_trials: int = 1
 
 
 def sweep_arguments(sweep_dir: Path, data_dir: Path, n_trials: int = 1) -> list[str]:
-    """The arguments of the host's sweep, the verb (launch, delete_incomplete) left out."""
+    """The arguments of the host's sweep, without its verb (launch or delete_incomplete)."""
     return [
         "--algorithms",
         *QUICKSTART_ALGORITHMS,

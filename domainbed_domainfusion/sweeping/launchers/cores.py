@@ -1,4 +1,4 @@
-"""The launcher `cores`, for a machine without a GPU: one job per core, one bar for all."""
+"""The launcher `cores`, for a machine without a GPU: one job per core, and one progress bar for the sweep."""
 
 import json
 import os
@@ -27,16 +27,17 @@ def launch(commands: list[str]) -> None:
     """Run shell commands beside each other, one per core, each with its share of the threads.
 
     Two single-threaded trainings of a small model beside each other are faster than one that uses two threads.
-    As many run at a time as there are cores; the environment variable DOMAINFUSION_JOBS lowers that (for memory).
-    What the jobs print stays in their own out.txt and err.txt; one bar shows how far all of them are.
+    As many jobs run at a time as there are cores. The environment variable DOMAINFUSION_JOBS lowers that number, for
+    a machine with little memory. Each job prints to its own out.txt and err.txt, and one bar shows the progress of all.
 
-    Raises InputError at the end if jobs failed, naming each with the last line of its err.txt.
+    Raises InputError if jobs failed, after all have ended. It names each with the last line of its err.txt.
     """
     if not commands:
         return
     beside, environment = cores_conditions(len(commands))
     waiting = [_Job(command) for command in commands]
-    jobs, running = list(waiting), []
+    jobs = list(waiting)
+    running: list[_Job] = []
     interval = 0.5 if sys.stderr.isatty() else 30
     try:
         with tqdm(total=len(jobs), bar_format=BAR, mininterval=interval, maxinterval=interval) as bar:
@@ -56,13 +57,13 @@ def launch(commands: list[str]) -> None:
 
 
 def cores_conditions(jobs: int) -> tuple[int, dict[str, str]]:
-    """How many of so many jobs this launcher runs beside each other, and the environment that each of them gets."""
+    """(jobs at a time, environment of each) for a sweep of `jobs` jobs. The cores are shared out as threads."""
     beside = max(1, min(jobs_at_a_time(), jobs))
     return beside, script_environment(threads=max(1, _cores() // beside))
 
 
 def jobs_at_a_time() -> int:
-    """How many jobs this launcher runs beside each other: the number of cores, or DOMAINFUSION_JOBS if that is fewer.
+    """The most jobs that run at a time: the number of cores, or DOMAINFUSION_JOBS if that is smaller.
 
     Raises InputError if DOMAINFUSION_JOBS is not a whole number of at least 1.
     """
@@ -79,11 +80,11 @@ def jobs_at_a_time() -> int:
 
 @dataclass
 class _Job:
-    """One command, and how far it is as far as its own results file tells."""
+    """One shell command, its process once it is started, and its progress as its results file shows it."""
 
     command: str
     process: subprocess.Popen | None = None
-    log: IO[bytes] | None = None
+    log: IO[bytes] | None = None  # what the shell and the interpreter write to stderr
     options: dict[str, str] = field(init=False)
 
     def __post_init__(self):
@@ -106,13 +107,19 @@ class _Job:
             stderr=self.log,
         )
 
+    @property
+    def started(self) -> subprocess.Popen:
+        """The process of a job that `start` has started."""
+        assert self.process is not None, f"{self} has not been started"
+        return self.process
+
     def poll(self) -> int | None:
-        return self.process.poll()
+        return self.started.poll()
 
     def stop(self) -> None:
         if self.poll() is None:
-            self.process.terminate()
-            self.process.wait()
+            self.started.terminate()
+            self.started.wait()
 
     def progress(self) -> float:
         """How much of the job is done, in [0, 1]."""
@@ -128,18 +135,18 @@ class _Job:
         return f"{self} {f'step {step}' if step >= 0 else 'starting'}"
 
     def last_error(self) -> str:
-        """The last line of err.txt; of what the shell and the interpreter said if the job never came to write one.
+        """The last line of err.txt, or of stderr if err.txt is empty: then the job ended before it opened the file.
 
-        A job that the system killed wrote nothing of it.
+        A job that the system killed wrote no reason. Its error is the sentence that says so.
         """
-        if self.process.returncode in KILLED:
+        if self.started.returncode in KILLED:
             return (
                 "it was killed, as the system does when the memory is used up: run fewer jobs at a time, for "
                 f"example {JOBS_VARIABLE}=1"
             )
         err = Path(self.options["output_dir"]) / "err.txt" if "output_dir" in self.options else None
         text = _tail(err) if err is not None and err.is_file() else ""
-        if not text.strip():
+        if not text.strip() and self.log is not None:
             self.log.seek(0)
             text = self.log.read().decode(errors="replace")
         lines = text.split("\n")
@@ -160,7 +167,7 @@ class _Job:
 
 
 def _report_failures(jobs: list[_Job]) -> None:
-    failed = [job for job in jobs if job.process.returncode != 0]
+    failed = [job for job in jobs if job.started.returncode != 0]
     if failed:
         named = "\n".join(
             f"  {job} in {job.options.get('output_dir', 'no folder')}: {job.last_error()}" for job in failed
@@ -172,7 +179,7 @@ def _report_failures(jobs: list[_Job]) -> None:
 
 
 def _cores() -> int:
-    """The cores this process may use; joblib heeds affinity and container quotas, which os.cpu_count does not."""
+    """The cores that this process may use. joblib heeds affinity and container quotas, os.cpu_count does not."""
     return joblib.cpu_count()
 
 
