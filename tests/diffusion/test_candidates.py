@@ -289,7 +289,7 @@ def test_what_a_cuda_graph_overwrites_is_kept(ldm, prompts, images, labels, monk
     sampler = CandidateSampler(ldm, prompts, 6, scheduler=scheduler)
     eager = sampler.sample(images, labels, SEEDS)
     monkeypatch.setattr(ldm, "_compiled", {"unet": SamePlace(ldm._unet), "decode": SamePlace(ldm._decoder.decode)})
-    monkeypatch.setattr(ldm, "_replayed", True)
+    monkeypatch.setattr(ldm, "_uses_cuda_graphs", True)
     replayed = sampler.sample(images, labels, SEEDS)
     assert torch.equal(replayed.latents, eager.latents) and torch.equal(replayed.images, eager.images)
 

@@ -62,10 +62,10 @@ def test_free_memory_within_a_containers_limit(tmp_path, monkeypatch, limit, exp
 
 def test_as_many_as_fit(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 100 * 1024)
-    assert memory.fitting(lambda: KB + 1, CPU) == 50
-    assert memory.fitting(lambda: [KB + 1 for _ in range(60)], CPU) == 1
+    assert memory.items_that_fit(lambda: KB + 1, CPU) == 50
+    assert memory.items_that_fit(lambda: [KB + 1 for _ in range(60)], CPU) == 1
     monkeypatch.setattr(memory, "free_memory", lambda device: None)
-    assert memory.fitting(lambda: KB + 1, CPU) is None
+    assert memory.items_that_fit(lambda: KB + 1, CPU) is None
 
 
 @pytest.mark.parametrize("gradient_mode", ["forward", "reverse"])
