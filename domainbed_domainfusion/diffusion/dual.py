@@ -1,4 +1,4 @@
-"""A dual number whose halves are tensors, the registry of the operations that it supports, and helpers of their rules."""
+"""A dual number whose halves are tensors, the registry of the operations on it, and helpers of their rules."""
 
 from collections.abc import Callable
 
