@@ -1,4 +1,4 @@
-"""The algorithms: ERM, and whatever `register` adds."""
+"""The algorithms: ERM, and those that `register` adds."""
 
 from typing import Any
 

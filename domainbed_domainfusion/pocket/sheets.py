@@ -86,7 +86,7 @@ def image_to_image(
 
 
 def train_judge() -> torch.nn.Module:
-    """A small CNN that reads digits, trained on renders in all styles with a seed of its own."""
+    """A small CNN that reads digits, trained on renders in all styles with its own seed."""
     images, digits = pretraining.render_many(JUDGE_SEED, 0, JUDGE_RENDERS)
     images, digits = torch.from_numpy(images), torch.from_numpy(digits)
     torch.manual_seed(JUDGE_SEED)

@@ -168,8 +168,8 @@ def _problems(content: Content) -> str:
     unfinished = len(content.sweep.unfinished)
     if unfinished:
         sentences.append(
-            f"Started and not come to the end: {unfinished}; what they wrote is counted, as the host counts "
-            "it, and marked †."
+            f"Started but not finished: {unfinished}; their results so far count, as they do for the host, and are "
+            "marked †."
         )
     if content.sweep.damage:
         sentences.append(f"Damaged lines left out: {len(content.sweep.damage)}.")
