@@ -1,4 +1,4 @@
-"""Seeds as a function of identity (who is drawing, for what), never of the order in which things are drawn."""
+"""Seeds as a function of identity (who draws, and for what), never of the order of the draws."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ def generator_of(*identity) -> torch.Generator:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Restore the global random generators afterwards, whatever the block draws from them.
+    """Put back the states of the global random generators when the block ends, also after an error.
 
-    These are Python's `random`, numpy's legacy generator, torch's CPU generator and those of all CUDA devices.
-    Foreign code that may draw, such as a library that builds a network, then changes no later draw of the run.
+    The generators are Python's `random`, numpy's legacy one, torch's CPU generator and those of all CUDA devices. A
+    library that draws in the block, for example to initialise a network, then does not change the run's later draws.
     """
     python, legacy_numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

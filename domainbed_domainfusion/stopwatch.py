@@ -1,4 +1,4 @@
-"""How long something took on a device."""
+"""The seconds that a block of code takes on a device."""
 
 import time
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds that a block took, the GPU's work included."""
+    """A context manager; `seconds` is the time that its block took, the GPU's work included."""
 
     def __init__(self, device: torch.device):
         self.device = device

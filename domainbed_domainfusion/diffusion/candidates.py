@@ -26,8 +26,8 @@ class Candidates:
 class CandidateSampler:
     """Image-to-image diffusion as diffusers' StableDiffusionImg2ImgPipeline does it, for many images at once.
 
-    Each candidate has its own seed, and a `torch.Generator` on the CPU: the pipeline's result for the same image,
-    prompt and generator is the same up to float noise, whatever else is in the batch.
+    Each candidate draws from its own `torch.Generator` on the CPU. Up to rounding, it is what the pipeline makes of the
+    same image, prompt and generator. The rest of the batch does not matter.
     """
 
     def __init__(
@@ -42,16 +42,17 @@ class CandidateSampler:
         timestep_spacing: str = "leading",
         guidance_interval: float = 1.0,
     ) -> None:
-        """steps: of the whole schedule, of which the part `strength` in (0, 1] is run; guidance_scale: at most 1
-        means no guidance; scheduler, timestep_spacing: see `LatentDiffusion.scheduler`; batch_size: candidates per
-        U-Net call (twice as many rows with guidance), None for all; out of memory halves it for good;
-        guidance_interval in [0, 1]: the share of the executed steps, from the first, that are guided, to the nearest
-        step; the others run the conditional half alone (after Kynkäänniemi et al. 2024 and Adaptive Guidance, Castillo
-        et al. 2023; which steps is ours).
+        """Raises InputError if no step would be run, or more steps than the scheduler has.
 
-        A latent consistency model takes the guidance scale as a condition of its U-Net, in every step.
-        `evaluations` and `guided` count the U-Net calls that a batch takes, and those of them with twice the rows.
-        Raises InputError if no step would be run, or more than the scheduler has.
+        steps: of the whole schedule. strength: in (0, 1], the share of these steps that is run.
+        guidance_scale: 1 or less means no guidance. A latent consistency model takes the scale as a condition of its
+        U-Net in every step.
+        scheduler, timestep_spacing: see `LatentDiffusion.scheduler`.
+        batch_size: candidates per U-Net call (twice as many rows with guidance), None for all. If the memory does not
+        suffice it is halved for good.
+        guidance_interval: in [0, 1], the share of the executed steps that are guided, rounded to whole steps and
+        counted from the first. The other steps run the conditional half alone. After Kynkäänniemi et al. 2024 and
+        Adaptive Guidance (Castillo et al. 2023); that the first steps are the guided ones is ours.
         """
         self.ldm, self.prompts = ldm, prompts
         self.steps, self.strength, self.guidance_scale = steps, strength, guidance_scale
@@ -62,6 +63,7 @@ class CandidateSampler:
                 f"{steps} denoising steps at strength {strength} leave no step to run: strength must lie "
                 "in (0, 1] and steps x strength must be at least 1."
             )
+        #: U-Net calls for one batch, and how many of these calls have twice the rows.
         self.evaluations: int = len(self._schedule()[1])
         twice = guidance_scale > 1 and not ldm.embeds_guidance
         self.guided: int = round(guidance_interval * self.evaluations) if twice else 0
@@ -82,9 +84,9 @@ class CandidateSampler:
 
     @torch.no_grad()
     def sample(self, images: Tensor, labels: Tensor, seeds: list[list[int]]) -> Candidates:
-        """images (B, 3, S, S) in [-1, 1], labels (B,), seeds B lists of N -> N candidates per image.
+        """images (B, 3, S, S) in [-1, 1], labels (B,), seeds: B lists of N -> N candidates per image.
 
-        Raises InputError if the LDM's dtype cannot hold its own activations (a float16 overflow).
+        Raises InputError if activations overflow in the LDM's dtype (float16).
         """
         sources = torch.arange(len(images)).repeat_interleave(len(seeds[0]))
         latents = self.latents(images, labels, sources, [seed for row in seeds for seed in row])
@@ -92,7 +94,7 @@ class CandidateSampler:
 
     @torch.no_grad()
     def latents(self, images: Tensor, labels: Tensor, sources: Tensor, seeds: list[int]) -> Tensor:
-        """n candidates, not decoded: the k-th of image `sources[k]` with `seeds[k]` -> (n, C, h, w), scaled."""
+        """Scaled latents (n, C, h, w) of n candidates; the k-th is made from image `sources[k]` with `seeds[k]`."""
         posterior = self.ldm.posterior(images)
         sources = sources.to(self.ldm.device)
         embeddings = self.prompts.matched(labels)
@@ -107,7 +109,7 @@ class CandidateSampler:
         return torch.cat(parts)
 
     def decode(self, latents: Tensor) -> Candidates:
-        """Latents (B, N, C, h, w) with the images they stand for. Raises InputError as `sample` does."""
+        """Scaled latents (B, N, C, h, w) and their images. Raises InputError as `sample` does."""
         decoded = self.ldm.decode(latents.flatten(0, 1))
         if not decoded.isfinite().all():
             raise InputError(
@@ -116,7 +118,7 @@ class CandidateSampler:
         return Candidates(decoded.unflatten(0, latents.shape[:2]), latents)
 
     def _denoise(self, latents: Tensor, embeddings: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """From clean latents (n, C, h, w) to noised to denoised ones."""
+        """Noise clean latents (n, C, h, w) to the first timestep, then denoise them."""
         scheduler, timesteps = self._schedule()
         options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
         latents = scheduler.add_noise(latents, _noise(generators, latents), timesteps[:1].repeat(len(latents)))
@@ -133,7 +135,7 @@ class CandidateSampler:
         return latents
 
     def _schedule(self) -> tuple:
-        """A fresh scheduler (solvers keep a history) and the timesteps that the pipeline would run."""
+        """A fresh scheduler, because solvers keep a history, and the timesteps that the pipeline would run."""
         scheduler = self.ldm.scheduler(self.scheduler, self.timestep_spacing)
         try:
             scheduler.set_timesteps(self.steps, device=self.ldm.device)

@@ -2,8 +2,8 @@
 
     e(x, y, t, ε) = mean((ε − ε_φ(z_t, t, c_y))²),   z_t = √ᾱ_t z + √(1 − ᾱ_t) ε,   z = encode(x), no guidance
 
-Every class of an image is scored with the same (t, ε). Both methods return (B, K) float64 scores on the CPU, higher
-is better: minus a class's mean error so far, and for an eliminated class less than any surviving one's.
+Every class of an image is scored with the same (t, ε). Both methods return (B, K) float64 scores on the CPU; higher is
+better. A score is minus the class's mean error so far. Eliminated classes score below all surviving ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,18 +18,21 @@ from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
 from .prompts import Prompts
 
-#: e of pairs (image, class) at every draw: (P,) images, (P,) classes, (B, D) t, (B, D, C, h, w) ε -> (P, D) float64.
+#: e of P pairs (image, class) at D draws: (P,) images, (P,) classes, (B, D) t, (B, D, C, h, w) ε -> (P, D) float64.
 Errors = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class NoiseErrors:
-    """e(x, y, t, ε) for a batch of images and any pairs of one of them and a class, in micro-batches.
+    """e(x, y, t, ε) for pairs of an image of one batch and a class, computed in micro-batches.
 
-    latents: (B, C, h, w), encoded at once; `evaluations` counts what the U-Net was asked for.
+    `latents` (B, C, h, w) are the encoded images; `evaluations` counts the rows that the U-Net has processed.
     """
 
     def __init__(self, ldm: LatentDiffusion, prompts: Prompts, images: Tensor, micro_batch: int) -> None:
-        """images: (B, 3, S, S) in [-1, 1]; micro_batch: images, or (pair, draw)s, at once; out of memory halves it."""
+        """images: (B, 3, S, S) in [-1, 1]; micro_batch: images to encode, or (pair, draw)s to score, at once.
+
+        If the memory does not suffice, micro_batch is halved.
+        """
         self.ldm, self.prompts, self.micro_batch = ldm, prompts, micro_batch
         self._precision = torch.promote_types(ldm.dtype, torch.float32)
         self._alphas_cumprod = ldm.alphas_cumprod.to(self._precision)
@@ -61,10 +64,10 @@ class NoiseErrors:
 
 
 def stage_timesteps(stages: Sequence[Sequence[int]], num_train_timesteps: int = 1000) -> list[list[int]]:
-    """The timesteps that each stage [timesteps in all, classes kept] adds to those before it.
+    """The timesteps that each stage [timesteps in all, classes that go on] adds to the earlier stages' timesteps.
 
-    As in Li et al.'s code: the last stage's are evenly spaced in [0, T), and each earlier stage has evenly spaced
-    ones of those.
+    As in Li et al.'s code: the timesteps of the last stage are evenly spaced in [0, T). Each earlier stage takes an
+    evenly spaced subset of them.
     """
     most = max(count for count, _ in stages)
     step = num_train_timesteps // most
@@ -89,11 +92,11 @@ def staged_elimination(
 ) -> Tensor:
     """Diffusion Classifier (Li et al., ICCV 2023): mean error over evenly spaced timesteps, in stages.
 
-    shape: (C, h, w) of a latent; seeds: one per image, which gives it one ε per timestep; stages: [timesteps in all,
-    classes kept after them], timesteps rising. Returns scores (B, classes).
+    shape: (C, h, w) of a latent; seeds: one per image, from which one ε per timestep is drawn; stages: [timesteps in
+    all, classes that go on], with rising timesteps. Returns scores (B, classes).
     """
     B = len(seeds)
-    alive = torch.arange(classes).expand(B, classes)  # (B, kept) class indices
+    alive = torch.arange(classes).expand(B, classes)  # (B, surviving classes): their indices
     total = torch.zeros(B, classes, dtype=torch.float64)
     count = torch.zeros_like(total)
     for new, (_, keep) in zip(stage_timesteps(stages, num_train_timesteps), stages):
@@ -116,16 +119,16 @@ def staged_elimination(
 
 
 def x0_weights(alphas_cumprod: Tensor) -> Tensor:
-    """What turns an ε-error into Clark & Jaini's weighted x0-error: exp(−7t/T) (1 − ᾱ_t)/ᾱ_t, (T,) -> (T,) float64.
+    """The factor from an ε-error to Clark & Jaini's weighted x0-error: exp(−7t/T) (1 − ᾱ_t)/ᾱ_t, (T,) -> (T,) float64.
 
-    x − x0(z_t, ε_φ) = √((1 − ᾱ)/ᾱ) (ε_φ − ε); exp(−7t), t in [0, 1], is their heuristic.
+    x − x0(z_t, ε_φ) = √((1 − ᾱ)/ᾱ) (ε_φ − ε) gives (1 − ᾱ)/ᾱ; exp(−7t) with t in [0, 1] is their heuristic weight.
     """
     alphas = alphas_cumprod.double().cpu()
     return torch.exp(-7 * torch.arange(len(alphas), dtype=torch.float64) / len(alphas)) * (1 - alphas) / alphas
 
 
 def paired_t_test(difference: np.ndarray) -> np.ndarray:
-    """Two-sided p that paired scores have the same mean, from their differences (…, n); nan where all are zero."""
+    """Two-sided p-value of the paired t-test, from the differences (…, n) of paired scores; nan where all are zero."""
     n = difference.shape[-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         t = difference.mean(-1) / (difference.std(-1, ddof=1) / np.sqrt(n))
@@ -135,21 +138,23 @@ def paired_t_test(difference: np.ndarray) -> np.ndarray:
 class PairedTestPruning:
     """Text-to-image classifier (Clark & Jaini, NeurIPS 2023, their Algorithm 1).
 
-    One draw (t uniform, ε) after another scores every remaining class by its weighted x0-error; from `min_scores` on,
-    each class whose scores differ from the present best's with p < `cutoff` (paired Student's t-test) is removed. An
-    image is done when one class is left, or after `max_scores`. Draws are scored in groups to fill a micro-batch and
-    tested one by one, so the result is the one-by-one algorithm's whatever the groups.
+    Each draw (t uniform, ε) scores every remaining class by its weighted x0-error. From `min_scores` draws on, a class
+    is removed if its scores differ from those of the present best with p < `cutoff` (paired Student's t-test). An image
+    is done when one class is left, or after `max_scores` draws. Draws are scored in groups to fill a micro-batch, but
+    tested one by one. The size of the groups therefore does not change the result.
     """
 
     def __init__(self, min_scores: int, max_scores: int, cutoff: float, weights: Tensor) -> None:
-        """min_scores: from 2, above max_scores for no pruning; cutoff in [0, 1]; weights: (T,), see `x0_weights`."""
+        """min_scores: at least 2, and more than max_scores for no pruning; cutoff: in [0, 1]; weights: (T,), see
+        `x0_weights`.
+        """
         self.min_scores, self.max_scores, self.cutoff, self.weights = min_scores, max_scores, cutoff, weights
 
     def __call__(self, errors: Errors, shape: torch.Size, seeds: Sequence[int], classes: int, group: int = 1) -> Tensor:
-        """Scores (B, classes). shape: (C, h, w) of a latent; seeds: one per image; group: (t, ε, class)s in a call."""
+        """Scores (B, classes). shape: (C, h, w) of a latent; seeds: one per image; group: (t, ε, class)s per call."""
         B = len(seeds)
         scored = torch.zeros(B, classes, self.max_scores, dtype=torch.float64)
-        count = torch.zeros(B, classes, dtype=torch.long)  # scores that a class had before it was removed
+        count = torch.zeros(B, classes, dtype=torch.long)  # the number of scores of each class when it was removed
         alive = torch.ones(B, classes, dtype=torch.bool)
         done = 0
         while done < self.max_scores:
@@ -165,8 +170,8 @@ class PairedTestPruning:
             for n_scores in range(done + 1, done + n + 1):
                 self._test(scored[..., :n_scores], count, alive)
             done += n
-        kept = torch.arange(self.max_scores) < count[..., None]
-        return _scores((scored * kept).sum(-1) / count, alive)
+        counted = torch.arange(self.max_scores) < count[..., None]
+        return _scores((scored * counted).sum(-1) / count, alive)
 
     def _draw(self, seeds: Sequence[int], racing: Tensor, numbers: range, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """t (B, D) and ε (B, D, C, h, w) of the draws with these numbers; zeros for images that are done."""
@@ -180,7 +185,7 @@ class PairedTestPruning:
         return t, noise
 
     def _test(self, scored: Tensor, count: Tensor, alive: Tensor) -> None:
-        """Count the last of these scores (B, K, n) and remove classes from `alive`, for images still racing."""
+        """Count the last of these scores (B, K, n) and remove classes from `alive`, for images that are not done."""
         racing = (alive.sum(1) > 1).nonzero()[:, 0]
         n = scored.shape[-1]
         count[racing] = torch.where(alive[racing], n, count[racing])
@@ -190,10 +195,10 @@ class PairedTestPruning:
         best = values.mean(-1).masked_fill(~alive[racing], torch.inf).argmin(1)
         difference = values - values[torch.arange(len(racing)), best][:, None]
         p = torch.from_numpy(paired_t_test(difference.numpy()))
-        alive[racing] &= ~(p < self.cutoff)  # the best's own p is nan
+        alive[racing] &= ~(p < self.cutoff)  # p of the best class itself is nan, so it stays
 
 
 def _scores(mean_error: Tensor, survived: Tensor) -> Tensor:
-    """−mean error (B, K); the eliminated lie one spread and one unit lower, hence below every survivor."""
+    """Minus the mean error (B, K). Eliminated classes get the errors' spread plus one less: below every survivor."""
     spread = mean_error.amax(1, keepdim=True) - mean_error.amin(1, keepdim=True) + 1
     return -(mean_error + spread * ~survived)

@@ -1,8 +1,8 @@
 """How Latent Distillation corrupts an image by the classifier's confidence p: Algorithm 2, line 1, and Table 4.
 
 Images (B, 3, S, S) in [-1, 1], confidence p (B,) in [0, 1], one generator per image. p = 1 leaves the image as it
-is, p = 0 corrupts it fully. All are differentiable in p. Only contrast is stated by the paper (p · x); the form of
-the others, which its Table 4 only names, is ours.
+is, p = 0 corrupts it fully. All are differentiable in p. The paper gives a formula for contrast only (p · x). Its Table
+4 names the others; their formulas are ours.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLUR = 1 / 16  # σ of the full blur as a part of the image's side
-BLOCK = 1 / 8  # side of a masked block as a part of the image's side
-SOFTNESS = 0.1  # width in p of the slope from untouched to replaced, see `_replaced`
+BLUR = 1 / 16  # σ of the full blur, in image sides
+BLOCK = 1 / 8  # side of a masked block, in image sides
+SOFTNESS = 0.1  # the width in p over which a pixel goes from untouched to replaced, see `_replaced`
 
 Generators = list[torch.Generator]
 
@@ -33,10 +33,10 @@ def _contrast(images: Tensor, confidence: Tensor, generators: Generators) -> Ten
 
 
 def _blur(images: Tensor, confidence: Tensor, generators: Generators) -> Tensor:
-    """Gaussian blur of σ = (1 − p) · S / 16, by reflection at the borders.
+    """Gaussian blur of σ = (1 − p) · S / 16 with reflection at the borders.
 
-    The kernel is exp(−k² / 2σ²), normalised; 1/σ² is kept finite by a σ² of at least (S/16)² · 1e-6, where every
-    weight but the middle one is zero.
+    The kernel is exp(−k² / 2σ²), normalised. (S/16)² · 1e-6 is added to σ², so that 1/σ² stays finite at p = 1. There
+    every weight but the middle one is zero.
     """
     size = images.shape[-1]
     radius = min(size - 1, int(3 * BLUR * size + 0.5))
@@ -49,7 +49,7 @@ def _blur(images: Tensor, confidence: Tensor, generators: Generators) -> Tensor:
 
 
 def _filtered(images: Tensor, kernel: Tensor, radius: int) -> Tensor:
-    """Each image's rows convolved with its own kernel (B, 2 radius + 1)."""
+    """The rows of each image convolved with that image's kernel; kernel: (B, 2 radius + 1)."""
     batch, channels, rows, columns = images.shape
     padded = F.pad(images, (radius, radius, 0, 0), mode="reflect")
     weight = kernel[:, None, None, :].repeat_interleave(channels, dim=0)
@@ -60,13 +60,13 @@ def _filtered(images: Tensor, kernel: Tensor, radius: int) -> Tensor:
 
 
 def _pepper(images: Tensor, confidence: Tensor, generators: Generators) -> Tensor:
-    """Black pixels, 1 − p of them."""
+    """A share 1 − p of the pixels becomes black."""
     size = images.shape[-1]
     return _replaced(images, confidence, _uniform(generators, size, size), images.new_tensor(-1.0))
 
 
 def _mask(images: Tensor, confidence: Tensor, generators: Generators) -> Tensor:
-    """Mid-grey blocks of a side of S / 8, 1 − p of them."""
+    """A share 1 − p of all blocks of side S / 8 becomes mid-grey."""
     size = images.shape[-1]
     side = max(1, int(BLOCK * size))
     blocks = -(-size // side)
@@ -75,17 +75,17 @@ def _mask(images: Tensor, confidence: Tensor, generators: Generators) -> Tensor:
 
 
 def _replaced(images: Tensor, confidence: Tensor, field: Tensor, value: Tensor) -> Tensor:
-    """`value` where the uniform field u exceeds p, with a slope of SOFTNESS in p so that a gradient exists.
+    """`value` where the uniform field u exceeds p, blended over a width of SOFTNESS in p so that a gradient exists.
 
-    The part of x that stays is clamp((p − (1 − s) u) / s, 0, 1): 1 for all u at p = 1, 0 for all at p = 0.
+    The weight of x is clamp((p − (1 − s) u) / s, 0, 1) with s = SOFTNESS: 1 everywhere at p = 1, 0 everywhere at p = 0.
     """
     field = field.to(images.device, confidence.dtype)
-    kept = ((_per_image(confidence) - (1 - SOFTNESS) * field) / SOFTNESS).clamp(0, 1).to(images.dtype)
-    return kept * images + (1 - kept) * value
+    weight = ((_per_image(confidence) - (1 - SOFTNESS) * field) / SOFTNESS).clamp(0, 1).to(images.dtype)
+    return weight * images + (1 - weight) * value
 
 
 def _uniform(generators: Generators, rows: int, columns: int) -> Tensor:
-    """u ~ U[0, 1), (B, 1, rows, columns), each image's from its own generator."""
+    """u ~ U[0, 1), (B, 1, rows, columns), drawn from one generator per image."""
     return torch.stack([torch.rand((1, rows, columns), generator=generator) for generator in generators])
 
 

@@ -1,8 +1,8 @@
 """Latent Distillation (LD), Algorithm 2: what the frozen LDM says about a classifier's confidence.
 
-The classifier θ is reached only through p, its confidence in the true class: one number per image. Hence the whole
-gradient of LD is Σ_i a_i ∇p_i with one number a_i = ∂LD_i/∂p_i per image, and θ gets it from the surrogate
-Σ_i stopgrad(a_i) p_i, without a graph that joins classifier and LDM.
+LD depends on the classifier θ only through p, its confidence in the true class: one number per image. The gradient of
+LD is therefore Σ_i a_i ∇p_i with one number a_i = ∂LD_i/∂p_i per image. The surrogate Σ_i stopgrad(a_i) p_i has the
+same gradient, and needs no graph that joins classifier and LDM.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from ..seeding import generator_of
 from ..stopwatch import Stopwatch
 from .corruption import corrupt
 from .forward_mode import Dual, UnsupportedOperation
-from .memory import fitting
+from .memory import items_that_fit
 from .micro_batches import in_micro_batches, is_out_of_memory
 from .model import LatentDiffusion
 from .prompted import PromptedModel
@@ -26,14 +26,18 @@ from .prompts import Prompts
 WEIGHTINGS = ("uniform", "one_minus_alpha_bar", "snr")
 GRADIENTS = ("sds", "full")
 GRADIENT_MODES = ("forward", "reverse", "auto")
-TIMED_DEVICES = ("cuda",)  # where "auto" times both modes; on a CPU forward was measured (benchmarks/results)
-WORTH = (
-    0.9  # the part of forward's time that reverse must stay below: a near tie must not decide how a run's sums round
-)
+#: Where "auto" times both modes. On a CPU forward mode is the faster one (benchmarks/results).
+TIMED_DEVICES = ("cuda",)
+#: "auto" picks reverse mode only if it takes less than this share of forward mode's time. The two modes round
+#: differently, so chance must not decide a near tie.
+REVERSE_TIME_LIMIT = 0.9
 
 
 def surrogate(value: Tensor, slope: Tensor, confidence: Tensor) -> Tensor:
-    """A scalar with the mean of LD_i as its value and the mean of a_i ∇p_i as its gradient; (B,) each."""
+    """A scalar: its value is the mean of LD_i, its gradient the mean of a_i ∇p_i.
+
+    value: LD_i; slope: a_i; confidence: p_i with its graph; (B,) each.
+    """
     value, slope = value.to(confidence), slope.to(confidence)
     return (value + slope * (confidence - confidence.detach())).mean()
 
@@ -41,8 +45,8 @@ def surrogate(value: Tensor, slope: Tensor, confidence: Tensor) -> Tensor:
 class LatentDistillation:
     """LD_i = (1/T) Σ_draws w(t) · mean((ε − ε_φ(z_t, t, c_y))²) with z_t = √ᾱ_t z + √(1 − ᾱ_t) ε, z = encode(x'(p)).
 
-    The paper leaves w, T, the distribution of t, and the normalisation open; ours: t uniform, means instead of sums
-    over draws and over latent elements, so that LD does not grow with T or with the image size.
+    The paper leaves w, T, the distribution of t and the normalisation open. Ours: t is uniform; means instead of sums
+    over draws and over latent elements. LD then does not grow with T or with the image size.
     """
 
     def __init__(
@@ -56,11 +60,15 @@ class LatentDistillation:
         micro_batch: int | None = None,
         gradient_mode: str = "auto",
     ) -> None:
-        """draws: T; weighting: w(t) = 1, 1 − ᾱ_t, or ᾱ_t / (1 − ᾱ_t) for "snr"; gradient: "full" (the gradient of
-        LD) or "sds" (score distillation: without the U-Net's Jacobian); micro_batch: images at once, None for as many
-        as fit by the first call's measure (`memory.fitting`); out of memory halves it for good. gradient_mode:
-        "forward" needs no reverse pass (see `forward_mode`), "reverse" is torch's autograd, "auto" is forward unless
-        the LDM has an operation without a rule, or, on a GPU, reverse fits into memory and is clearly faster there.
+        """Raises ValueError for an unknown weighting, gradient or gradient_mode.
+
+        draws: T. weighting: w(t) = 1, 1 − ᾱ_t, or ᾱ_t / (1 − ᾱ_t) for "snr".
+        gradient: "full" is the gradient of LD; "sds" (score distillation) leaves out the U-Net's Jacobian.
+        micro_batch: images at once. With None the first call measures how many fit (`memory.items_that_fit`). If the
+        memory does not suffice it is halved for good.
+        gradient_mode: "forward" needs no reverse pass (see `forward_mode`), "reverse" is torch's autograd. "auto" is
+        forward, with two exceptions: the LDM has an operation without a forward-mode rule; or, on a GPU, reverse fits
+        into memory and is clearly faster.
         """
         for name, value, known in (
             ("weighting", weighting, WEIGHTINGS),
@@ -97,42 +105,42 @@ class LatentDistillation:
     def coefficients(
         self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]
     ) -> tuple[Tensor, Tensor]:
-        """(LD_i, a_i), each (B,), without a graph; `surrogate` makes a loss of them.
+        """(LD_i, a_i), each (B,), without a graph; `surrogate` turns them into a loss.
 
         images (B, 3, S, S) in [-1, 1]; labels (B,); confidence p (B,) in [0, 1]; seeds: one per image, for its t, ε
         and corruption.
-        a_i is ∂LD_i/∂p_i for "full", and for "sds" the mean over draws of w(t)/n · ⟨ε_φ − ε, ∂z_t/∂p_i⟩ over the n
-        elements of a latent.
+        For "full", a_i is ∂LD_i/∂p_i. For "sds" it is the mean over draws of w(t)/n · ⟨ε_φ − ε, ∂z_t/∂p_i⟩, where a
+        latent has n elements.
         """
 
         def run(part: slice) -> tuple[Tensor, Tensor]:
             return self._micro_batch(images[part], labels[part], confidence[part], seeds[part])
 
         if self.micro_batch is None and len(images) > 1:
-            self.micro_batch = fitting(lambda: in_micro_batches(run, 1, 1), self.ldm.device)
+            self.micro_batch = items_that_fit(lambda: in_micro_batches(run, 1, 1), self.ldm.device)
         parts, self.micro_batch = in_micro_batches(run, len(images), self.micro_batch)
         if self.gradient_mode == "auto" and self.ldm.device.type in TIMED_DEVICES:
-            self._settle_mode(run, min(self.micro_batch or len(images), len(images)))
+            self._choose_gradient_mode(run, min(self.micro_batch or len(images), len(images)))
         values, slopes = zip(*parts)
         return torch.cat(values), torch.cat(slopes)
 
-    def _settle_mode(self, run: Callable[[slice], object], size: int) -> None:
-        """For all later calls: reverse if it takes a micro-batch of this size in less time, forward otherwise."""
+    def _choose_gradient_mode(self, run: Callable[[slice], object], size: int) -> None:
+        """Time both modes on a micro-batch of this size and set `gradient_mode` for all later calls."""
 
         def seconds() -> float:
             with Stopwatch(self.ldm.device) as watch:
                 run(slice(0, size))
             return watch.seconds
 
-        forward = seconds()  # warm: the call at hand was forward
+        forward = seconds()  # without a warm-up: `coefficients` has just run in forward mode
         self.gradient_mode, reverse = "reverse", float("inf")
         try:
-            run(slice(0, size))  # the first of its kind is slower
+            run(slice(0, size))  # the warm-up: a first run is slower
             reverse = seconds()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        if reverse >= WORTH * forward:
+        if reverse >= REVERSE_TIME_LIMIT * forward:
             self.gradient_mode = "forward"
 
     def _micro_batch(
@@ -154,7 +162,7 @@ class LatentDistillation:
 
     @torch.no_grad()
     def _forward(self, images: Tensor, embeddings: Tensor, p: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
-        """Value and slope side by side, by dual numbers; for "sds" the U-Net sees the primal only."""
+        """(LD_i, a_i) by dual numbers. For "sds" the U-Net gets the primal only."""
         corrupted = torch.autograd.functional.jvp(lambda q: self._corrupted(images, q, seeds), p, torch.ones_like(p))
         latents = self._encoded(Dual(*corrupted))
         t, noise = self._draw(latents.primal, seeds)
@@ -173,7 +181,7 @@ class LatentDistillation:
 
     @torch.enable_grad()
     def _reverse(self, images: Tensor, embeddings: Tensor, p: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
-        """The same by torch's autograd; for "sds" only the encoder is differentiated."""
+        """(LD_i, a_i) by torch's autograd. For "sds" only the encoder is differentiated."""
         p.requires_grad_()
         latents = self._encoded(self._corrupted(images, p, seeds))
         t, noise = self._draw(latents, seeds)
@@ -199,7 +207,7 @@ class LatentDistillation:
         return self.ldm.encode(images).to(self._precision)
 
     def _draw(self, latents: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
-        """t (T, B) and ε (T, B, C, h, w), each image's from its own seed, drawn on the CPU so that devices agree."""
+        """t (T, B) and ε (T, B, C, h, w) from one seed per image, drawn on the CPU so that devices agree."""
         drawn = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
@@ -221,16 +229,16 @@ class LatentDistillation:
         return self.ldm.predict_noise(noised, t, embeddings).to(self._precision) - noise
 
     def noise_residual(self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]) -> Tensor:
-        """ε_φ − ε, the mean over the draws, (B, C, h, w); arguments as for `loss`."""
+        """ε_φ − ε, the mean over the draws, (B, C, h, w); arguments as for `coefficients`."""
         return self.noise_residuals(images, labels, confidence, seeds)[0].mean(0)
 
     @torch.no_grad()
     def noise_residuals(
         self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]
     ) -> tuple[Tensor, Tensor]:
-        """What the LD noise images of the supplement's Figs. 2 to 4 are made of, and LD: no gradient, one encoding.
+        """(ε_φ − ε of every draw (T, B, C, h, w), LD_i (B,)), without a gradient; arguments as for `coefficients`.
 
-        Returns (ε_φ − ε of every draw (T, B, C, h, w), LD_i (B,)).
+        The LD noise images of the supplement's Figs. 2 to 4 are drawn from these residuals.
         """
         p = confidence.to(self.ldm.device, self._precision)
         latents = self._encoded(self._corrupted(images.to(self.ldm.device, self._precision), p, seeds))

@@ -1,4 +1,4 @@
-"""A dual number whose halves are tensors, and the registry of the operations it knows."""
+"""A dual number whose halves are tensors, the registry of the operations on it, and helpers of their rules."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def rule(*names: str) -> Callable:
 
 
 class UnsupportedOperation(NotImplementedError, AttributeError):
-    """An operation of the module has no forward-mode rule; an AttributeError, so that `hasattr` stays harmless."""
+    """An operation has no forward-mode rule. It is an AttributeError too, so that `hasattr` returns False."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -44,7 +44,7 @@ def empty_pair(like: Tensor) -> Tensor:
 
 
 class Dual:
-    """A primal and a tangent, both (*shape); stands in for a tensor in every operation of RULES."""
+    """A primal and a tangent, both (*shape). It can replace a tensor in every operation of RULES."""
 
     __slots__ = ("_pair", "_primal", "_tangent")
 
@@ -68,7 +68,7 @@ class Dual:
 
     @property
     def pair(self) -> Tensor:
-        """(2, *shape); made at the first use, when the halves become views of it."""
+        """(2, *shape). It is made at the first use; the halves then become views of it."""
         if self._pair is None:
             self._pair = empty_pair(self._primal)
             self._pair[0], self._pair[1] = self._primal, self._tangent
@@ -129,3 +129,50 @@ class Dual:
 
     def __getitem__(self, index):
         return RULES["getitem"](self, index)
+
+
+Operand = Dual | Tensor | float
+
+
+# Helpers of the rules.
+
+
+def as_dual(x: Operand, like: Dual) -> Dual:
+    """x itself if it is a Dual; a constant becomes one whose tangent is zero."""
+    if isinstance(x, Dual):
+        return x
+    x = x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device)
+    return Dual(x, torch.zeros_like(x))
+
+
+def aligned(a: Dual, b: Dual) -> tuple[Tensor, Tensor]:
+    """Both pairs, with axes added so that they broadcast against each other."""
+    return padded(a.pair, b), padded(b.pair, a)
+
+
+def padded(pair: Tensor, other: Operand) -> Tensor:
+    """`pair` with axes of size 1 after its first, where `other` has more axes than each half."""
+    missing = other.ndim - pair.ndim + 1 if isinstance(other, (Tensor, Dual)) else 0
+    return pair.reshape(2, *[1] * missing, *pair.shape[1:]) if missing > 0 else pair
+
+
+def has_16_bits(x: Dual) -> bool:
+    """Then a bias must be added before rounding, as in the module itself; otherwise LD loses accuracy."""
+    return x.dtype.itemsize == 2
+
+
+def varying(x: Operand, name: str) -> Dual:
+    """The input x of a rule, which must be a Dual. If it is not, a weight is: raises UnsupportedOperation."""
+    if not isinstance(x, Dual):
+        raise UnsupportedOperation(f"{name} with weights that vary")
+    return x
+
+
+def shifted(dim: int) -> int:
+    """An axis of the halves as an axis of the pair."""
+    return dim + 1 if dim >= 0 else dim
+
+
+def flat(sizes: tuple) -> tuple:
+    """The sizes of `view(a, b)` and of `view((a, b))` as one tuple."""
+    return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes

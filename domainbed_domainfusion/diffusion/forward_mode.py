@@ -1,31 +1,44 @@
 """Forward-mode differentiation through unmodified diffusers modules, by dual numbers.
 
-A `Dual` is a tensor x (its primal) with a directional derivative ẋ (its tangent) of the same shape. Given to a frozen
-module in x's place it comes out as (f(x), J_f ẋ), exact up to rounding, for about twice the work of f(x) and with
-nothing stored for a reverse pass:
+A `Dual` is a tensor x (its primal) with a directional derivative ẋ (its tangent) of the same shape. A frozen module f
+that gets a Dual instead of x returns the Dual (f(x), J_f ẋ), exact up to rounding. This takes about twice the work of
+f(x) and stores nothing for a reverse pass:
 
-- Linear operations run on both halves; in one call, on a pair that lies together in memory, (2, *shape), where the
-  weights outweigh what they act on, and in 16 bits only without a bias, which must go in before rounding.
-- The Jacobians of normalisation and softmax are symmetric, and those of SiLU and GELU diagonal, so that J ẋ is what
-  torch's own backward kernel gives for ẋ in the gradient's place.
-- Attention forms its scores for a block of queries at a time, so that they never fill the memory.
+- Linear operations run on both halves. They run in one call, on a pair (2, *shape) that is contiguous in memory, if the
+  weights are larger than the input. In 16 bits this holds only without a bias, which must be added before rounding.
+- The Jacobians of normalisation and softmax are symmetric, those of SiLU and GELU diagonal. Therefore torch's own
+  backward kernel, called with ẋ instead of a gradient, returns J ẋ.
+- Attention computes its scores for a block of queries at a time, so that they never fill the memory.
 
-Parameters and everything else that is not a Dual are constants. The supported operations are the names in RULES;
-any other raises UnsupportedOperation. torch's own forward mode knows more of them and is 2 times slower here.
+Parameters and everything else that is not a Dual are constants. The supported operations are the names in RULES; any
+other raises UnsupportedOperation. torch's own forward mode supports more operations and is half as fast here.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dual import RULES, Dual, UnsupportedOperation, channels_last, empty_pair, rule
+from .dual import (
+    RULES,
+    Dual,
+    Operand,
+    UnsupportedOperation,
+    aligned,
+    as_dual,
+    channels_last,
+    empty_pair,
+    flat,
+    has_16_bits,
+    padded,
+    rule,
+    shifted,
+    varying,
+)
 
 __all__ = ["RULES", "Dual", "UnsupportedOperation"]
 
 aten = torch.ops.aten
-BLOCK = {"cpu": 2**21, "cuda": 2**27}  # attention scores at once: 8 MB in float32 on a CPU, 512 MB on a GPU
-
-Operand = Dual | Tensor | float
+BLOCK = {"cpu": 2**21, "cuda": 2**27}  # attention scores in memory at once: in float32, 8 MB on a CPU, 512 MB on a GPU
 
 
 # Sums and products.
@@ -36,9 +49,9 @@ def add(a: Operand, b: Operand, *, alpha: float = 1) -> Dual:
     if not isinstance(b, Dual):
         primal = torch.add(a.primal, b, alpha=alpha)
         return Dual(primal, a.tangent.to(primal.dtype).expand_as(primal))
-    a = _dual(a, like=b)
+    a = as_dual(a, like=b)
     if a.shape != b.shape or a.dtype != b.dtype:
-        return Dual.of_pair(torch.add(*_aligned(a, b), alpha=alpha))
+        return Dual.of_pair(torch.add(*aligned(a, b), alpha=alpha))
     pair = empty_pair(a.primal)
     torch.add(a.primal, b.primal, alpha=alpha, out=pair[0])
     torch.add(a.tangent, b.tangent, alpha=alpha, out=pair[1])
@@ -56,8 +69,8 @@ def mul(a: Operand, b: Operand) -> Dual:
     if not isinstance(a, Dual):
         a, b = b, a
     if not isinstance(b, Dual):
-        return Dual.of_pair(_padded(a.pair, b) * b)
-    first, second = _aligned(a, b)
+        return Dual.of_pair(padded(a.pair, b) * b)
+    first, second = aligned(a, b)
     product = first * second[0]
     product[1].addcmul_(first[0], second[1])
     return Dual.of_pair(product)
@@ -67,13 +80,13 @@ def mul(a: Operand, b: Operand) -> Dual:
 def div(a: Dual, b: Tensor | float) -> Dual:
     if isinstance(b, Dual):
         raise UnsupportedOperation("division by a value that varies")
-    return a if isinstance(b, (int, float)) and b == 1 else Dual.of_pair(_padded(a.pair, b) / b)
+    return a if isinstance(b, (int, float)) and b == 1 else Dual.of_pair(padded(a.pair, b) / b)
 
 
 @rule()
 def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
-    x = _varying(input, "linear")
-    if bias is not None and _half(x):
+    x = varying(input, "linear")
+    if bias is not None and has_16_bits(x):
         return Dual(F.linear(x.primal, weight, bias), F.linear(x.tangent, weight))
     product = F.linear(x.pair, weight)
     if bias is not None:
@@ -83,9 +96,9 @@ def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
 
 @rule()
 def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwargs) -> Dual:
-    """One call for each half, with half the working memory, unless reading the weights twice would cost more."""
-    x = _varying(input, "conv2d")
-    if weight.numel() < x.numel() or (bias is not None and _half(x)):
+    """One call for each half takes half the working memory. One call for both reads large weights only once."""
+    x = varying(input, "conv2d")
+    if weight.numel() < x.numel() or (bias is not None and has_16_bits(x)):
         return Dual(
             F.conv2d(x.primal, weight, bias, *args, **kwargs), F.conv2d(x.tangent, weight, None, *args, **kwargs)
         )
@@ -95,27 +108,27 @@ def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwa
     return Dual.of_pair(product)
 
 
-# Shapes: what happens to both halves alike.
+# Shapes: both halves change alike.
 
 
 @rule("reshape", "view")
 def reshape(x: Dual, *shape) -> Dual:
-    return Dual.of_pair(x.pair.reshape(2, *_flat(shape)))
+    return Dual.of_pair(x.pair.reshape(2, *flat(shape)))
 
 
 @rule()
 def permute(x: Dual, *dims) -> Dual:
-    return Dual.of_pair(x.pair.permute(0, *(_shifted(dim) % (x.ndim + 1) for dim in _flat(dims))))
+    return Dual.of_pair(x.pair.permute(0, *(shifted(dim) % (x.ndim + 1) for dim in flat(dims))))
 
 
 @rule()
 def transpose(x: Dual, dim0: int, dim1: int) -> Dual:
-    return Dual.of_pair(x.pair.transpose(_shifted(dim0), _shifted(dim1)))
+    return Dual.of_pair(x.pair.transpose(shifted(dim0), shifted(dim1)))
 
 
 @rule()
 def flatten(x: Dual, start_dim: int = 0, end_dim: int = -1) -> Dual:
-    return Dual.of_pair(x.pair.flatten(_shifted(start_dim), _shifted(end_dim)))
+    return Dual.of_pair(x.pair.flatten(shifted(start_dim), shifted(end_dim)))
 
 
 @rule()
@@ -136,13 +149,13 @@ def getitem(x: Dual, index) -> Dual:
 
 @rule()
 def chunk(x: Dual, chunks: int, dim: int = 0) -> tuple:
-    return tuple(Dual.of_pair(part) for part in x.pair.chunk(chunks, _shifted(dim)))
+    return tuple(Dual.of_pair(part) for part in x.pair.chunk(chunks, shifted(dim)))
 
 
 @rule()
 def cat(tensors, dim: int = 0) -> Dual:
     some = next(x for x in tensors if isinstance(x, Dual))
-    return Dual.of_pair(torch.cat([_dual(x, like=some).pair for x in tensors], dim=_shifted(dim)))
+    return Dual.of_pair(torch.cat([as_dual(x, like=some).pair for x in tensors], dim=shifted(dim)))
 
 
 @rule()
@@ -202,7 +215,7 @@ def clamp(input: Dual, min: float = -float("inf"), max: float = float("inf")) ->
 def group_norm(
     input: Dual, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Dual:
-    # the CPU's kernels know both memory formats, the GPU's only one
+    # The CPU's kernels support both memory formats, the GPU's only the contiguous one.
     innermost = input.device.type == "cpu" and channels_last(input.primal)
     layout = torch.channels_last if innermost else torch.contiguous_format
     x, tangent = (_laid_out(half, layout) for half in (input.primal, input.tangent))
@@ -215,7 +228,7 @@ def group_norm(
 
 
 def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
-    """x in that memory format, with its strides to the letter: torch 2.5's kernel reads a batch of one's stride too."""
+    """x in that memory format with its exact strides: torch 2.5's kernel reads them even for a batch of one."""
     strides = torch.empty(x.shape, device="meta", memory_format=layout).stride()
     return x.contiguous(memory_format=layout).as_strided(x.shape, strides)
 
@@ -249,7 +262,8 @@ def scaled_dot_product_attention(
     if attn_mask is not None or dropout_p or is_causal or any(options.values()):
         raise UnsupportedOperation("attention with a mask, with dropout or with grouped heads")
     query = mul(
-        _dual(query, like=key if isinstance(key, Dual) else value), query.shape[-1] ** -0.5 if scale is None else scale
+        as_dual(query, like=key if isinstance(key, Dual) else value),
+        query.shape[-1] ** -0.5 if scale is None else scale,
     )
     result = query.primal.new_empty((2, *query.shape[:-1], value.shape[-1]))
     keys = torch.cat([key.primal, key.tangent], -1) if isinstance(key, Dual) else key
@@ -262,7 +276,10 @@ def scaled_dot_product_attention(
 
 
 def _attend(query: Dual, keys: Tensor, values: Tensor, result: Tensor) -> None:
-    """One block of queries, already scaled; `keys` and `values` hold tangents too if they are twice as wide."""
+    """Attention of one block of scaled queries, written to `result`.
+
+    `keys` and `values` are twice as wide if they vary: the primal, then the tangent.
+    """
     width, depth = query.shape[-1], result.shape[-1]
     if keys.shape[-1] == width:
         scores, slopes = query.pair @ keys.transpose(-1, -2)
@@ -276,46 +293,3 @@ def _attend(query: Dual, keys: Tensor, values: Tensor, result: Tensor) -> None:
     result[1] = slopes @ values[..., :depth]
     if values.shape[-1] != depth:
         result[1].add_(mixed[..., depth:])
-
-
-# Helpers of the rules.
-
-
-def _dual(x: Operand, like: Operand) -> Dual:
-    """A constant as a Dual whose tangent is zero."""
-    if isinstance(x, Dual):
-        return x
-    x = x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device)
-    return Dual(x, torch.zeros_like(x))
-
-
-def _aligned(a: Dual, b: Dual) -> tuple[Tensor, Tensor]:
-    """Both pairs, broadcastable behind their first axis."""
-    return _padded(a.pair, b), _padded(b.pair, a)
-
-
-def _padded(pair: Tensor, other: Operand) -> Tensor:
-    """`pair` with axes of size 1 behind its first, if `other` has more axes than its halves."""
-    missing = other.ndim - pair.ndim + 1 if isinstance(other, (Tensor, Dual)) else 0
-    return pair.reshape(2, *[1] * missing, *pair.shape[1:]) if missing > 0 else pair
-
-
-def _half(x: Dual) -> bool:
-    """In 16 bits a product is rounded after its bias, as in the module itself: rounding twice costs LD's accuracy."""
-    return x.dtype.itemsize == 2
-
-
-def _varying(x: Operand, name: str) -> Dual:
-    if not isinstance(x, Dual):
-        raise UnsupportedOperation(f"{name} with weights that vary")
-    return x
-
-
-def _shifted(dim: int) -> int:
-    """An axis of the halves as an axis of the pair."""
-    return dim + 1 if dim >= 0 else dim
-
-
-def _flat(sizes: tuple) -> tuple:
-    """`view(a, b)` and `view((a, b))` are the same."""
-    return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes

@@ -14,13 +14,13 @@ from . import single_file
 
 
 def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """Both from `path`, as `source.resolve_source` gives it."""
+    """The U-Net and the VAE from `path`, which `source.resolve_source` returned."""
     if path.is_file():
         return (
             _from_checkpoint(UNet2DConditionModel, path, "unet", dtype),
             _from_checkpoint(AutoencoderKL, path, "vae", dtype),
         )
-    # low_cpu_mem_usage needs the package accelerate; left to its default it says so at every load.
+    # low_cpu_mem_usage needs the package accelerate. Without it, the default prints a hint at every load.
     options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype, "low_cpu_mem_usage": False}
     return (
         frozen(UNet2DConditionModel.from_pretrained(path, subfolder="unet", **options)),
@@ -29,7 +29,7 @@ def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, 
 
 
 def text_encoder(path: Path, dtype: torch.dtype) -> CLIPTextModel:
-    """CLIP's text model from `path`; in float32 for float64, in which older transformers cannot mask."""
+    """CLIP's text model from `path`. For float64 it stays in float32: older transformers cannot mask in float64."""
     with _no_progress_bar():
         if path.is_file():
             config = CLIPTextConfig.from_pretrained(single_file.CONFIGS / "text_encoder")
@@ -40,7 +40,7 @@ def text_encoder(path: Path, dtype: torch.dtype) -> CLIPTextModel:
 
 
 def tiny_decoder(folder: Path, dtype: torch.dtype) -> AutoencoderTiny:
-    """A distilled autoencoder, of which only the decoder is used: the latents that its encoder gives are too dark."""
+    """The decoder of a distilled autoencoder. Its encoder is dropped: it makes latents that are too dark."""
     tiny = AutoencoderTiny.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=False
     )
@@ -53,7 +53,10 @@ def frozen(network: nn.Module) -> nn.Module:
 
 
 def _from_checkpoint(kind: type, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
-    """diffusers' own conversion, which would leave a weight that the file lacks at its random start."""
+    """One network by diffusers' own conversion.
+
+    Raises InputError if the file lacks a weight: the conversion would silently leave it at its random initial value.
+    """
     tensors = _tensors(path, part)
     network = kind.from_single_file(tensors, config=str(single_file.CONFIGS), subfolder=part, local_files_only=True)
     if len(tensors) < len(network.state_dict()):
@@ -65,10 +68,10 @@ def _from_checkpoint(kind: type, path: Path, part: str, dtype: torch.dtype) -> n
 
 
 def _tensors(path: Path, part: str) -> dict[str, Tensor]:
-    """One part of a checkpoint; the text encoder's names without the prefix."""
+    """The tensors of one part of a checkpoint; the prefix is cut off for the text encoder."""
     prefix = single_file.PREFIXES[part]
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118 - no dict
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118 - not a dict
     if part == "text_encoder":
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if "position_ids" not in name}
     return tensors
@@ -76,7 +79,7 @@ def _tensors(path: Path, part: str) -> dict[str, Tensor]:
 
 @contextmanager
 def _no_progress_bar():
-    """A load of a few tensors needs no bar of its own between the run's lines."""
+    """Hides transformers' progress bar, which would stand between the lines that a run prints."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""What a computation takes and what the device has, in bytes: how a micro-batch is found instead of guessed."""
+"""The memory that a computation needs and that a device has, in bytes: both decide the size of a micro-batch."""
 
 import weakref
 from collections.abc import Callable
@@ -9,21 +9,24 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-#: The share of the free memory that is used. A CPU's is shared with other processes and with the kernels' scratch
-#: space, which is not measured; a GPU's allocator leaves gaps.
+#: The share of the free memory that is used. On a CPU, other processes take memory too, and the kernels' scratch space
+#: is not measured. On a GPU, the allocator leaves gaps.
 SHARE = {"cpu": 0.5, "cuda": 0.8}
 
 
-def fitting(one: Callable[[], object], device: torch.device) -> int | None:
-    """How many items fit at once (at least 1), if `one` handles a single one; None where free memory is unknown."""
+def items_that_fit(run_one: Callable[[], object], device: torch.device) -> int | None:
+    """How many items fit into memory at once (at least 1); None if the free memory is unknown.
+
+    run_one: handles a single item. It is run once to measure its peak.
+    """
     free = free_memory(device)
     if free is None:
         return None
-    return max(1, int(SHARE.get(device.type, SHARE["cpu"]) * free / max(1, peak(one, device))))
+    return max(1, int(SHARE.get(device.type, SHARE["cpu"]) * free / max(1, peak(run_one, device))))
 
 
 def peak(run: Callable[[], object], device: torch.device) -> int:
-    """The most memory that the tensors made by `run` hold at once; on a GPU with its kernels' workspaces."""
+    """The most memory that tensors made by `run` hold at once; on a GPU, the kernels' workspaces included."""
     if device.type != "cuda":
         with _LiveTensors() as live:
             run()
@@ -36,7 +39,7 @@ def peak(run: Callable[[], object], device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """A GPU's free memory with what torch holds back for reuse; a CPU's available one within its container's limit."""
+    """The free memory of a GPU, torch's cache included, or of a CPU within its container's limit; None if unknown."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -53,7 +56,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Counts the storage of every tensor made inside, from its first operation until it is freed."""
+    """Counts the storage of every tensor made inside, from the operation that makes it until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()

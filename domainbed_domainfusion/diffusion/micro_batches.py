@@ -1,4 +1,4 @@
-"""Work in micro-batches whose size is found: as large as asked, halved whenever the memory does not suffice."""
+"""Work in micro-batches that fit into memory: they are halved whenever an allocation fails."""
 
 import re
 from collections.abc import Callable
@@ -17,10 +17,10 @@ OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|out of memory|_ALLOC(ATION)?_FA
 def in_micro_batches(
     run: Callable[[slice], Result], count: int, limit: int | None = None
 ) -> tuple[list[Result], int | None]:
-    """`run(slice)` over range(count) in slices of at most `limit` (None: all at once), and the limit for next time.
+    """`run(slice)` over range(count) in slices of at most `limit` (None: all at once); also the limit for next time.
 
-    Out of memory, on a GPU or a CPU, halves the slices and repeats, so `run` must not depend on what an earlier
-    attempt did. Raises InputError if not even a slice of one fits.
+    If the memory of the CPU or GPU does not suffice, the slice is halved and run again. A failed `run` must therefore
+    leave nothing behind. Raises InputError if not even a slice of one fits.
     """
     results: list[Result] = []
     start = 0
@@ -38,7 +38,7 @@ def in_micro_batches(
                     "The LDM does not fit into memory even for one image at a time: use a smaller image "
                     "size, a half-precision dtype or a machine with more memory."
                 ) from error
-        # outside the handler, whose traceback would keep the failed attempt's tensors alive
+        # Outside the except block: there the traceback still holds the failed attempt's tensors.
         limit = size // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

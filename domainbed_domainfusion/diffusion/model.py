@@ -1,6 +1,6 @@
 """The frozen latent diffusion model (LDM) φ: the one adapter between diffusers and everything else.
 
-Images are (B, 3, S, S) in [-1, 1]; latents (B, C, S / f, S / f), multiplied by the VAE's scaling factor.
+Images are (B, 3, S, S) in [-1, 1]. Latents are (B, C, S / f, S / f) and already multiplied by the VAE's scaling factor.
 """
 
 import json
@@ -25,21 +25,21 @@ SCHEDULERS = {
 SCHEDULER_OPTIONS = {"pndm": {"skip_prk_steps": True}, "dpmsolver++": {"algorithm_type": "dpmsolver++"}}
 DECODER_SLICE = 2**20  # pixels decoded at once: ten 320x320 images
 
-_loaded: dict = {}
+_loaded: dict[tuple, "LatentDiffusion"] = {}  # the models of this process by the arguments of `load`
 
 
 class LatentDiffusion:
     """A Stable Diffusion 1.x model, frozen, in eval mode, shared by everything in the process.
 
-    Not an `nn.Module`, and its networks hide behind it: a module that holds one as an attribute has none of it in
-    its state_dict or parameters; `copy.deepcopy` gives the same object, and a pickle holds its name only.
-    `posterior`, `encode` and `predict_noise` take a `forward_mode.Dual` in a tensor's place and give one back.
+    It is not an `nn.Module`. A module that holds it as an attribute has therefore none of its weights in its state_dict
+    and parameters. `copy.deepcopy` returns the same object, and a pickle holds only the arguments of `load`.
+    `posterior`, `encode` and `predict_noise` also take a `forward_mode.Dual` instead of a tensor and then return one.
     """
 
     def __init__(
         self, path: Path, source: str, device: torch.device, dtype: str, revision: str | None, decoder: str | None
     ) -> None:
-        """Use `LatentDiffusion.load`, which keeps one per process."""
+        """Use `LatentDiffusion.load`: it keeps one model per process."""
         from . import loading  # here, because diffusers and transformers take seconds to import
 
         self.source, self.device, self.dtype, self.revision = source, device, DTYPES[dtype], revision
@@ -48,13 +48,13 @@ class LatentDiffusion:
         self._decoder = self._vae
         if decoder is not None:
             self._decoder = loading.tiny_decoder(resolve_decoder(decoder, path), self.dtype).to(device)
-        if device.type == "cpu":  # a GPU's eager normalisation would undo it at every layer; see `compile`
+        if device.type == "cpu":  # on a GPU, eager normalisation undoes it at every layer; see `compile`
             self._channels_last()
         scheduler = config_folder(path) / "scheduler" / "scheduler_config.json"
         self._scheduler_config = json.loads(scheduler.read_text("utf-8"))
-        self._text_encoder = None  # read at the first `embed`
+        self._text_encoder: tuple | None = None  # (tokenizer, encoder), read at the first `embed`
         self._compiled: dict = {}  # see `compile`
-        self._replayed = False  # whether as CUDA graphs
+        self._uses_cuda_graphs = False
         self.alphas_cumprod = self.scheduler("ddim").alphas_cumprod.to(device)  # ᾱ_t, (T,) float32
         self.num_train_timesteps = len(self.alphas_cumprod)
         self.scaling_factor: float = self._vae.config.scaling_factor
@@ -69,8 +69,8 @@ class LatentDiffusion:
         """The model from a hub id, a local folder or a single .safetensors file; one load per process.
 
         device: anything `torch.device` takes; dtype: float32, float16, bfloat16 or float64; decoder: folder or hub id
-        of an AutoencoderTiny that `decode` uses in the VAE's place.
-        Raises InputError (see `source.resolve_source`).
+        of an AutoencoderTiny that `decode` uses instead of the VAE.
+        Raises InputError as `source.resolve_source` does.
         """
         if dtype not in DTYPES:
             raise InputError(f"The LDM's dtype {dtype} is unknown: use one of {', '.join(DTYPES)}.")
@@ -94,10 +94,10 @@ class LatentDiffusion:
     def embed(self, prompts: list[str]) -> Tensor:
         """Text embeddings (n, L, D), as diffusers' pipeline makes them.
 
-        Raises InputError for a prompt longer than the text encoder reads, and for two different prompts that its
-        tokenizer cannot tell apart (words it does not know).
+        Raises InputError for a prompt that is too long for the text encoder, and for two different prompts with the
+        same tokens (the tokenizer does not know their words).
         """
-        tokenizer, encoder = self._text()
+        tokenizer, encoder = self._tokenizer_and_encoder()
         ids = tokenizer(
             prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
         ).input_ids
@@ -124,7 +124,7 @@ class LatentDiffusion:
         self._text_encoder = None
 
     def posterior(self, images: Tensor):
-        """The VAE's diagonal Gaussian (mean, std, sample) over latents not yet scaled; differentiable in images."""
+        """The VAE's diagonal Gaussian (mean, std, sample) over unscaled latents; differentiable in images."""
         return self._vae.encode(images.to(self.device, self.dtype)).latent_dist
 
     def encode(self, images: Tensor) -> Tensor:
@@ -133,11 +133,11 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images of scaled latents, float32, clamped to [-1, 1]; in slices that bound the memory."""
+        """Scaled latents -> images, float32, clamped to [-1, 1]; decoded in slices to bound the memory."""
         pixels = latents[0, 0].numel() * self.scale_factor**2
         slices = latents.to(self.device, self.dtype).split(max(1, DECODER_SLICE // pixels))
         decode = self._compiled.get("decode", self._decoder.decode)
-        images = [self._kept(decode(part / self._decoder.config.scaling_factor).sample) for part in slices]
+        images = [self._own_copy(decode(part / self._decoder.config.scaling_factor).sample) for part in slices]
         return torch.cat(images).float().clamp(-1, 1)
 
     def predict_noise(
@@ -145,23 +145,23 @@ class LatentDiffusion:
     ) -> Tensor:
         """ε_φ(z_t, t, c) of latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents.
 
-        guidance_scale: for a U-Net that takes it as a condition (`embeds_guidance`); 1 is none, others ignore it.
+        guidance_scale: only for a U-Net that takes it as a condition (`embeds_guidance`); 1 means no guidance.
         """
-        plain = isinstance(latents, Tensor) and not torch.is_grad_enabled()
-        unet = self._compiled.get("unet", self._unet) if plain else self._unet
+        differentiated = not isinstance(latents, Tensor) or torch.is_grad_enabled()
+        unet = self._unet if differentiated else self._compiled.get("unet", self._unet)
         noise = unet(
             latents.to(self.device, self.dtype),
             timesteps.to(self.device),
             encoder_hidden_states=embeddings.to(self.device, self.dtype),
-            timestep_cond=self._guidance(guidance_scale),
+            timestep_cond=self._guidance_embedding(guidance_scale),
         ).sample
-        return self._kept(noise) if plain else noise
+        return noise if differentiated else self._own_copy(noise)
 
     def compile(self, cuda_graphs: bool = False, backend: str = "inductor") -> None:
-        """From now on run the U-Net and the decoder compiled by `torch.compile`, wherever nothing is differentiated.
+        """From now on run the U-Net and the decoder compiled by `torch.compile`, except where a gradient is computed.
 
-        The first batch of every shape compiles, which takes minutes with a full-size model.
-        cuda_graphs: replay each shape's kernels as one CUDA graph, so that launching them takes no time.
+        The first batch of every shape is compiled, which takes minutes for a full-size model.
+        cuda_graphs: replay each shape's kernels as one CUDA graph. Launching them then takes no time.
         Raises InputError for CUDA graphs without a GPU.
         """
         if cuda_graphs and self.device.type != "cuda":
@@ -176,14 +176,14 @@ class LatentDiffusion:
                 "unet": torch.compile(self._unet, backend=backend, mode=mode),
                 "decode": torch.compile(self._decoder.decode, backend=backend, mode=mode),
             }
-            self._replayed = cuda_graphs
+            self._uses_cuda_graphs = cuda_graphs
 
     def scheduler(self, name: str, timestep_spacing: str = "leading"):
         """A fresh diffusers scheduler with the model's noise schedule: ddim, pndm, dpmsolver++, lcm, or "folder".
 
-        timestep_spacing: "leading", Stable Diffusion 1.x's own, or "trailing" (Lin et al. 2024): with few steps only
-        this one begins at the noise that the strength names.
-        Like diffusers' pipeline it never clips latents to [-1, 1] and starts at timestep 1 (steps_offset).
+        timestep_spacing: "leading" is Stable Diffusion 1.x's own; "trailing" is from Lin et al. 2024. With few steps,
+        "leading" starts at less noise than the strength names, "trailing" does not.
+        As in diffusers' pipeline, latents are not clipped to [-1, 1] and timesteps are shifted by one (steps_offset).
         """
         import diffusers
 
@@ -201,7 +201,7 @@ class LatentDiffusion:
         return getattr(diffusers, kind).from_config(config)
 
     def check_image_size(self, size: int) -> None:
-        """InputError unless images of size x size pixels give whole latents that survive the U-Net's levels."""
+        """Raise InputError unless size x size pixels are a whole number of latents, enough for every U-Net level."""
         step = self.scale_factor
         smallest = step * 2 ** (len(self._unet.config.block_out_channels) - 1)
         if size % step or size < smallest:
@@ -213,16 +213,16 @@ class LatentDiffusion:
             )
 
     def _channels_last(self) -> None:
-        """Weights, and with them activations, with the channels innermost, as the convolution kernels work."""
+        """Store the weights with the channels innermost: convolutions are faster so, and activations follow."""
         for network in (self._unet, self._vae, self._decoder):
             network.to(memory_format=torch.channels_last)
 
-    def _kept(self, result: Tensor) -> Tensor:
-        """A CUDA graph writes every result to the same place; solvers and slices outlive the next replay."""
-        return result.clone() if self._replayed else result
+    def _own_copy(self, result: Tensor) -> Tensor:
+        """A copy if CUDA graphs run: the next replay overwrites `result`, and callers still need it then."""
+        return result.clone() if self._uses_cuda_graphs else result
 
-    def _guidance(self, scale: float) -> Tensor | None:
-        """The embedding (1, D) of a guidance scale, as diffusers' pipeline makes it."""
+    def _guidance_embedding(self, scale: float) -> Tensor | None:
+        """The embedding (1, D) of a guidance scale, as diffusers' pipeline makes it; None if the U-Net takes none."""
         if not self.embeds_guidance:
             return None
         from diffusers import StableDiffusionImg2ImgPipeline
@@ -231,7 +231,8 @@ class LatentDiffusion:
         embedding = StableDiffusionImg2ImgPipeline.get_guidance_scale_embedding(None, torch.tensor([scale - 1]), width)
         return embedding.to(self.device, self.dtype)
 
-    def _text(self) -> tuple:
+    def _tokenizer_and_encoder(self) -> tuple:
+        """Both, read at the first call and after `drop_text_encoder`."""
         if self._text_encoder is None:
             from transformers import CLIPTokenizer
 
@@ -248,7 +249,7 @@ def _load(source: str, device: str, dtype: str, revision: str | None, decoder: s
 
 
 def _indexed(device: torch.device) -> torch.device:
-    """ "cuda" and "cuda:0" are one device."""
+    """The device with its index, so that "cuda" and "cuda:0" are loaded once."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device

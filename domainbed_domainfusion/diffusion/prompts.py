@@ -14,7 +14,10 @@ class Prompts:
     """
 
     def __init__(self, ldm: LatentDiffusion, class_names: list[str], template: str = "a photo of a {}") -> None:
-        """template: one "{}" stands for the class name. Raises InputError otherwise, or see `LatentDiffusion.embed`."""
+        """template: has one "{}", which each class name replaces.
+
+        Raises InputError for another template, and as `LatentDiffusion.embed` does.
+        """
         if template.count("{}") != 1:
             raise InputError(f"The prompt template {template!r} must contain {{}} once, where the class name goes.")
         self.texts: list[str] = [template.replace("{}", name) for name in class_names]

@@ -1,4 +1,4 @@
-"""The full-size architecture of Stable Diffusion 1.x with random weights: what it costs does not depend on them."""
+"""The full-size architecture of Stable Diffusion 1.x with random weights: it costs the same time and memory."""
 
 import json
 import shutil
@@ -17,10 +17,10 @@ TOKENS = 77
 
 
 def write_random_model(folder: Path) -> Path:
-    """Write a Stable Diffusion 1.x folder of the full size whose weights take no room: sparse files of zeros.
+    """Write a full-size Stable Diffusion 1.x folder and return it. Its weights are sparse files and take no disk space.
 
-    `randomise` fills the networks once they are loaded. The tokenizer is the embedded model's, which spells words out.
-    Returns the folder.
+    The weights are zeros; `randomise` fills the networks after they are loaded. The tokenizer is the embedded model's,
+    which spells out unknown words.
     """
     shutil.copytree(CONFIGS, folder, dirs_exist_ok=True)
     for part, network in _networks().items():
@@ -36,18 +36,18 @@ def write_random_model(folder: Path) -> Path:
 
 @torch.no_grad()
 def randomise(ldm: LatentDiffusion) -> None:
-    """Give a loaded stand-in small random weights: a GPU is faster on zeros than on real ones."""
+    """Give a model of `write_random_model` small random weights: on zeros a GPU would be faster than on real ones."""
     block = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(ldm.device, ldm.dtype)
     for network in (ldm._unet, ldm._vae):
         for parameter in network.parameters():
-            flat = parameter.as_strided((parameter.numel(),), (1,))  # as it lies in memory: channels_last too
+            flat = parameter.as_strided((parameter.numel(),), (1,))  # in memory order, which also fits channels_last
             for start in range(0, len(flat), len(block)):
                 part = flat[start : start + len(block)]
                 part.copy_(block[: len(part)])
 
 
 def _networks() -> dict[str, torch.nn.Module]:
-    """The parts by folder, without memory for their weights."""
+    """The networks by the names of their folders, on the meta device: no memory for weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -60,7 +60,7 @@ def _networks() -> dict[str, torch.nn.Module]:
 
 
 def _write_sparse(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """A safetensors file of zeros: its header, and a hole of the length of the data."""
+    """A safetensors file of zeros: the header, then a hole as long as the data."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, weight in weights.items():
         start, end = end, end + weight.numel() * weight.element_size()

@@ -1,6 +1,6 @@
 """A Stable Diffusion 1.x checkpoint in one `.safetensors` file, in the layout of the original release.
 
-Such a file holds weights only: the configuration is the architecture's own, in the folder `sd1`.
+Such a file holds weights only. The configuration is that of Stable Diffusion 1.x, from the folder `sd1`.
 """
 
 import json
@@ -20,7 +20,7 @@ OTHER_INPUTS = {9: "an inpainting model", 8: "an InstructPix2Pix model", 5: "a d
 
 
 def check_checkpoint(path: Path) -> None:
-    """InputError unless `path` is a Stable Diffusion 1.x checkpoint; only its header is read."""
+    """Raise InputError unless `path` is a Stable Diffusion 1.x checkpoint; only its header is read."""
     if path.suffix != ".safetensors":
         raise InputError(
             f"{path} is not a .safetensors file, and pickled checkpoints are never read: give one in "
@@ -42,7 +42,7 @@ def check_checkpoint(path: Path) -> None:
 
 
 def _other_model(tensors: dict[str, dict]) -> str | None:
-    """What the file is if not a Stable Diffusion 1.x, as far as names and shapes tell."""
+    """The kind of another model, judged by tensor names and shapes; None for a Stable Diffusion 1.x."""
     if any(name.startswith("conditioner.") for name in tensors):
         return "an SDXL model"
     if any(name.startswith("cond_stage_model.model.") for name in tensors):

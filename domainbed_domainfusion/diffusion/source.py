@@ -1,7 +1,7 @@
-"""From the name of a latent diffusion model to a local folder or file that is whole and usable.
+"""Resolves the name of a latent diffusion model to a local folder or file, and checks that it is complete and usable.
 
-A hub id is downloaded if it is not in the hub's cache; no weight is read. Needs neither diffusers nor transformers, so
-a run calls `resolve_source` before anything slow.
+A hub id is downloaded if it is not in the hub's cache. No weight is read. Neither diffusers nor transformers is needed,
+so a run calls `resolve_source` before anything slow.
 """
 
 import json
@@ -13,7 +13,7 @@ from ..pocket import LDM_FOLDER
 from . import single_file
 from .weights import header
 
-#: Models that lie in this package, by the name they go by.
+#: Models inside this package, by name.
 EMBEDDED = {"pocket": LDM_FOLDER}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHTS = {
@@ -32,18 +32,18 @@ TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 def resolve_source(
     source: str, revision: str | None = None, decoder: str | None = None, scheduler: str | None = None
 ) -> Path:
-    """The local folder or file of `source`, once its layout has been checked.
+    """The local folder or file of `source`, after its layout has been checked.
 
     source: "pocket", the embedded model; a local folder in diffusers' Stable Diffusion 1.x layout; a hub id such as
-    "CompVis/stable-diffusion-v1-4"; or one `.safetensors` checkpoint in the original release's layout. A hub id that is
-    in the hub's cache is taken from there without asking the network; otherwise its safetensors files are downloaded
-    now. No weight is read and no pickle is ever opened.
-    decoder, scheduler: also checked, see `resolve_decoder` and `check_scheduler`.
+    "CompVis/stable-diffusion-v1-4"; or one `.safetensors` checkpoint in the original release's layout. A hub id in the
+    hub's cache needs no network. Otherwise its safetensors files are downloaded now. No weight is read, and no pickle
+    is ever opened.
+    decoder, scheduler: if given, checked too, see `resolve_decoder` and `check_scheduler`.
     Raises InputError (one sentence with the remedy) for everything that could not be loaded later.
     """
     path = Path(EMBEDDED.get(source, source)).expanduser()
     if path.is_file():
-        path = path.absolute()  # not resolved: a link into the hub's cache has its tokenizer beside the link
+        path = path.absolute()  # links are not followed: the tokenizer lies beside a link into the hub's cache
         single_file.check_checkpoint(path)
         tokenizer_folder(path)
     elif path.is_dir():
@@ -65,7 +65,7 @@ def resolve_source(
 
 
 def check_scheduler(name: str, ldm: Path) -> None:
-    """InputError for "lcm" (latent consistency) where the checked source `ldm` was not distilled for it."""
+    """Raise InputError for "lcm" (latent consistency) if the checked source `ldm` is no such model."""
     own = _json(config_folder(ldm), "scheduler/scheduler_config.json").get("_class_name")
     if name == "lcm" and own != "LCMScheduler":
         raise InputError(
@@ -115,12 +115,12 @@ def _check_decoder_folder(folder: Path) -> None:
 
 
 def config_folder(path: Path) -> Path:
-    """Where the configuration of a checked source lies: in its folder, or for a single file in the package."""
+    """The folder with a checked source's configuration: its own folder, or for a single file one of this package."""
     return single_file.CONFIGS if path.is_file() else path
 
 
 def tokenizer_folder(path: Path) -> Path:
-    """The tokenizer of a checked source. For a single file: a folder `tokenizer` beside it, else CLIP's from the hub.
+    """The tokenizer's folder of a checked source. For a single file: `tokenizer` beside it, else CLIP's from the hub.
 
     Raises InputError if there is none.
     """
@@ -157,7 +157,7 @@ def files_used(path: Path) -> list[Path]:
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:
-    """Those of a tokenizer's files that CLIP's tokenizer class reads, as far as they are there."""
+    """The existing files of a tokenizer's folder that CLIP's tokenizer class reads."""
     return [folder / name for name in (*TOKENIZER_FILES, "added_tokens.json") if (folder / name).is_file()]
 
 
@@ -178,7 +178,7 @@ def _shards(part: Path, weights: str) -> list[str]:
 
 
 def check_folder(folder: Path) -> None:
-    """InputError unless `folder` is a complete Stable Diffusion 1.x folder with safetensors weights."""
+    """Raise InputError unless `folder` is a complete Stable Diffusion 1.x folder with safetensors weights."""
     index = _json(folder, "model_index.json")
     for part, meaning in (("text_encoder_2", "SDXL"), ("transformer", "a transformer, not a U-Net")):
         if index.get(part, [None])[0] is not None:
@@ -234,7 +234,7 @@ def _check_weights(part: Path, weights: str) -> None:
 
 
 def _from_hub(source: str, revision: str | None, patterns: list[str] = FILES, check=check_folder) -> Path:
-    """The snapshot folder: from the cache if it is complete there, else downloaded (safetensors and configs only)."""
+    """The snapshot's folder: from the cache if it is complete there, else downloaded (only files in `patterns`)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -243,10 +243,10 @@ def _from_hub(source: str, revision: str | None, patterns: list[str] = FILES, ch
         check(folder)
         return folder
     except (LocalEntryNotFoundError, InputError):
-        pass  # not in the cache, or only in part
+        pass  # not in the cache, or incomplete
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises its own, its transport's and the system's errors
+    except Exception as error:  # errors of the hub's client, of its HTTP library and of the system
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(
             f"The latent diffusion model {source} is neither a folder here nor in the hub's cache and "

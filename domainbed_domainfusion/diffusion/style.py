@@ -1,7 +1,7 @@
 """Style and content of images or latents, and the choice among candidates: Algorithm 1, lines 8 to 12.
 
-Pure functions. x is (..., C, H, W) in any space (pixels in [-1, 1], latents); style is the mean and standard
-deviation of every channel, content what is left when they are taken out.
+Pure functions. x is (..., C, H, W): pixels in [-1, 1] or latents. The style is the mean and standard deviation of every
+channel. The content is x normalised by them.
 """
 
 import torch
@@ -33,7 +33,7 @@ def style_divergence(mu0: Tensor, sigma0: Tensor, mu: Tensor, sigma: Tensor, kin
     The paper leaves open what KL means between two vectors; both forms are ours.
     "poisson": generalised KL of positive vectors that need not sum to one, Σ u log(u/v) − u + v, with u = e^μ for
     the means and u = σ for the deviations, so that overall brightness and contrast count.
-    "softmax": KL of the two vectors' softmax, blind to what all channels share.
+    "softmax": KL of the two vectors' softmax. It ignores an offset that all channels share.
     """
     mu0, sigma0 = mu0.unsqueeze(-2), sigma0.unsqueeze(-2)
     if kind == "poisson":
@@ -49,13 +49,13 @@ def choose_content(similarity: Tensor, confidence: Tensor, weight: float) -> Ten
     """Algorithm 1, line 10: argmax_j λ_s · similarity + (1 − λ_s) · confidence, (B, N) each -> (B,) indices.
 
     similarity: cos(feature(c0), feature(c_j)) in [-1, 1]; confidence: of the true class, in [0, 1]; weight: λ_s.
-    Of equals the first.
+    Ties go to the first.
     """
     return (weight * similarity + (1 - weight) * confidence).argmax(dim=-1)
 
 
 def choose_style(divergence: Tensor) -> Tensor:
-    """Algorithm 1, line 11: the style furthest from the original, (B, N) -> (B,) indices; of equals the first."""
+    """Algorithm 1, line 11: the style furthest from the original, (B, N) -> (B,) indices; ties go to the first."""
     return divergence.argmax(dim=-1)
 
 

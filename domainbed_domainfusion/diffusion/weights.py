@@ -9,7 +9,7 @@ from ..errors import InputError
 def header(path: Path) -> dict[str, dict]:
     """Name -> {"dtype", "shape", "data_offsets"} of every tensor in a safetensors file.
 
-    Raises InputError for a file that is no safetensors file or is not as long as its header says.
+    Raises InputError for a file that is not in this format, or whose length does not match its header.
     """
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""The algorithms: ERM, and whatever `register` adds."""
+"""The algorithms: ERM, and those that `register` adds."""
 
 from typing import Any
 
@@ -62,4 +62,4 @@ class ERM(Algorithm):
         return self.network(x)
 
 
-from .. import register  # noqa: E402,F401  (last: it adds to this module; a DomainBed checkout gets the same line)
+from .. import register  # noqa: E402,F401  (last, because it adds to this module; a DomainBed checkout gets the same line)

@@ -1,17 +1,17 @@
-"""Launchers: each takes the sweep's shell commands and sees that they are run."""
+"""Launchers: each runs the shell commands of a sweep."""
 
 import subprocess
 from collections.abc import Callable
 
 
 def local_launcher(commands: list[str]) -> None:
-    """One after another on this machine; a command that fails does not stop the next."""
+    """Run the commands one after another on this machine; a failed command does not stop the next."""
     for command in commands:
         subprocess.call(command, shell=True)
 
 
 def dummy_launcher(commands: list[str]) -> None:
-    """Only print them."""
+    """Only print the commands."""
     for command in commands:
         print(f"Dummy launcher: {command}")
 

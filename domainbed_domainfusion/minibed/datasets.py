@@ -12,7 +12,7 @@ from torchvision.datasets import ImageFolder
 from ..errors import InputError
 from .lib.lookup import class_named
 
-ImageFile.LOAD_TRUNCATED_IMAGES = True  # as DomainBed: a truncated image counts with the part that is there
+ImageFile.LOAD_TRUNCATED_IMAGES = True  # as in DomainBed: the readable part of a truncated image is used
 
 DATASETS = ["Debug28", "Debug224", "VLCS", "PACS", "OfficeHome", "TerraIncognita", "DomainNet"]
 
@@ -34,7 +34,7 @@ class MultipleDomainDataset:
 
     N_STEPS = 5001  # steps of a run
     CHECKPOINT_FREQ = 100  # steps between evaluations
-    N_WORKERS = 8  # loader processes, each loader's own
+    N_WORKERS = 8  # worker processes per data loader
     ENVIRONMENTS: list[str] | None = None  # short names, in the order of the environments
     INPUT_SHAPE: tuple[int, int, int] | None = None
 
@@ -90,8 +90,8 @@ def _augmenting_transform() -> transforms.Compose:
 class MultipleEnvironmentImageFolder(MultipleDomainDataset):
     """Folders root/<environment>/<class>/<image>, environments in sorted order.
 
-    Images come as (3, 224, 224), normalised with ImageNet's mean and standard deviation. Training environments are
-    augmented if `augment` says so, test environments never.
+    Images are (3, 224, 224), normalised with ImageNet's mean and standard deviation. `augment` augments the training
+    environments; test environments are never augmented.
     """
 
     INPUT_SHAPE = (3, 224, 224)
@@ -110,7 +110,7 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
 
 
 class _Benchmark(MultipleEnvironmentImageFolder):
-    """An image-folder dataset that lies in the folder FOLDER of the data folder."""
+    """An image-folder dataset in the folder FOLDER of the data folder."""
 
     FOLDER: str
     CHECKPOINT_FREQ = 300

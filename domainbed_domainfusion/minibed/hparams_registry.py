@@ -72,5 +72,5 @@ def default_hparams(algorithm: str, dataset: str) -> dict[str, Any]:
 
 
 def random_hparams(algorithm: str, dataset: str, seed: int) -> dict[str, Any]:
-    """A random choice; each name draws from its own RandomState(seed_hash(seed, name)), so none disturbs another."""
+    """A random choice. Each hparam draws from its own RandomState(seed_hash(seed, name)), independent of the others."""
     return {each.name: each.draw(np.random.RandomState(seed_hash(seed, each.name))) for each in _table(dataset)}

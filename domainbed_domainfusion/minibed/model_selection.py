@@ -1,4 +1,4 @@
-"""Which run and checkpoint of a sweep to believe (Gulrajani & Lopez-Paz 2021, section 3).
+"""Model selection: which run and checkpoint of a sweep counts (Gulrajani & Lopez-Paz 2021, section 3).
 
 A method turns the records of one (trial, dataset, algorithm, test env) into one target accuracy in [0, 1].
 """
@@ -22,13 +22,13 @@ def _number_of_envs(record: dict[str, Any]) -> int:
 
 
 class SelectionMethod:
-    """Subclasses say in `run_acc` how one run (one hparams seed) is judged."""
+    """Subclasses define in `run_acc` how one run (one hparams seed) is judged."""
 
     name: str
 
     @classmethod
     def run_acc(cls, run_records: Q) -> Accuracies | None:
-        """A run's best validation accuracy and the test accuracy that goes with it; None if the records do not tell."""
+        """A run's best validation accuracy and the test accuracy at that checkpoint; None if records are missing."""
         raise NotImplementedError
 
     @classmethod
@@ -62,7 +62,10 @@ class IIDAccuracySelectionMethod(SelectionMethod):
 
 
 class LeaveOneOutSelectionMethod(SelectionMethod):
-    """The step that does best on each training environment when a second run had left that one out as well."""
+    """The step with the best mean accuracy on left-out training environments.
+
+    Each training environment is judged by a second run, which leaves it out as well.
+    """
 
     name = "leave-one-domain-out cross-validation"
 

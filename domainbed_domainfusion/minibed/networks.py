@@ -1,4 +1,4 @@
-"""Featurizers by image size, and the classifier on top. Submodules have DomainBed's names, for `model.pkl`."""
+"""Featurizers by image size, and the classifier on top. Submodules have DomainBed's names, as in its `model.pkl`."""
 
 import itertools
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def _pretrained(name: str, load: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _pretrained_resnet(hparams: dict[str, Any]) -> tuple[nn.Module, int]:
-    """The network that the hparams name, with its number of features; `resnet50_augmix` wins over `resnet18`."""
+    """The network that the hparams name, and its number of features; `resnet50_augmix` overrides `resnet18`."""
     build, weights, width = (
         (torchvision.models.resnet18, "ResNet18_Weights", 512)
         if hparams["resnet18"]
@@ -92,7 +92,7 @@ def _pretrained_resnet(hparams: dict[str, Any]) -> tuple[nn.Module, int]:
     if not hparams["resnet50_augmix"]:
         weights = getattr(torchvision.models, weights).IMAGENET1K_V1
         return _pretrained(build.__name__, lambda: build(weights=weights)), width
-    build()  # DomainBed makes this network too before it discards it: the random numbers that follow must be the same
+    build()  # DomainBed builds this network too and discards it: later random draws must be the same
     try:
         import timm  # only here: no other network needs it
     except ImportError as error:

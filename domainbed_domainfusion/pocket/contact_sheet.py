@@ -9,9 +9,9 @@ from ..files import write_atomically
 
 
 def write_sheet(images: np.ndarray, columns: int, path: str, zoom: int = 2) -> None:
-    """Images (n, 3, H, W) uint8 as a PNG of that many columns, n a multiple of it, each pixel zoom x zoom.
+    """Write images (n, 3, H, W) uint8 as one PNG; n is a multiple of `columns`, and a pixel becomes zoom x zoom ones.
 
-    In 256 colours chosen for it, so that a sheet of noisy pictures takes a quarter of a megabyte.
+    The PNG has 256 colours chosen for the sheet. A sheet of noisy pictures then takes a quarter of a megabyte.
     """
     n, _, height, width = images.shape
     page = images.reshape(n // columns, columns, 3, height, width).transpose(0, 3, 1, 4, 2)

@@ -105,7 +105,7 @@ def make_images() -> dict[str, np.ndarray]:
 
 @cache
 def recipe() -> str:
-    """A digest of the code that draws the images and of its libraries' versions: another one makes a cache stale."""
+    """A digest of the drawing code and of its libraries' versions. A cache with another digest is stale."""
     import matplotlib
     import scipy
     import sklearn
@@ -121,7 +121,7 @@ def _digest(images: dict[str, np.ndarray]) -> str:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """The cached images; ValueError, with the reason, if they are not whole or not of today's recipe."""
+    """The cached images. Raises ValueError with the reason if they are damaged or of another recipe."""
     try:
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             if str(archive["recipe"]) != recipe():
@@ -156,7 +156,7 @@ def load_images(data_dir: str | None) -> dict[str, np.ndarray]:
 
 
 def _check_writable(path: Path) -> None:
-    """Raises InputError now rather than after the drawing."""
+    """Raise InputError before the drawing if the images could not be written after it."""
     folder = next(parent for parent in path.parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(
@@ -193,7 +193,7 @@ def digit_styles_class(base: type) -> type:
 
 
 def main() -> None:
-    """Draws a contact sheet: a block of rows an environment, a column a digit."""
+    """Draw a contact sheet: a block of rows per environment, a column per digit."""
     parser = argparse.ArgumentParser(description="Draw a sheet of DigitStyles.")
     parser.add_argument("--sheet", required=True, help="the PNG file to write")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The parts of the pocket LDM, and the Stable Diffusion 1.x folder they are kept in."""
+"""The parts of the pocket LDM, and how they are saved as a Stable Diffusion 1.x folder."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ import torch
 from . import CLASS_NAMES, glyphs
 
 TOKENS = 16
-"""Length of a tokenised prompt (77 in Stable Diffusion): ten words and more, at a fifth of the attention."""
+"""Length of a tokenised prompt (77 in Stable Diffusion). Ten words fit, and attention costs a fifth."""
 # Longest first: a merge of a shorter word must not break a longer one apart.
 WORDS = ("picture", "number", *sorted(CLASS_NAMES, key=len, reverse=True), "photo", "image", "digit", "the", "of", "an")
 
@@ -28,7 +28,7 @@ class Parts(NamedTuple):
 
 
 def _byte_characters() -> list:
-    """The 256 characters that CLIP's byte-level vocabulary writes bytes as, in CLIP's order."""
+    """The 256 characters that stand for bytes in CLIP's byte-level vocabulary, in CLIP's order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
@@ -137,7 +137,7 @@ def make_scheduler() -> object:
 
 
 def _name_as_in_stable_diffusion(file: Path) -> None:
-    """transformers 5 leaves out the weights' prefix `text_model.`, without which transformers 4 finds none of them."""
+    """Add the prefix `text_model.` to the weights' names: transformers 5 drops it, transformers 4 needs it."""
     from safetensors.torch import load_file, save_file
 
     weights = load_file(file)
@@ -146,7 +146,7 @@ def _name_as_in_stable_diffusion(file: Path) -> None:
 
 
 def save_folder(parts: Parts, folder: str) -> None:
-    """Write `parts` as a Stable Diffusion 1.x folder, weights in float16 safetensors; file by file, each atomic."""
+    """Write `parts` as a Stable Diffusion 1.x folder with float16 safetensors. Each file is written atomically."""
     from diffusers import StableDiffusionPipeline
 
     vae, unet, text_encoder = (
@@ -166,12 +166,12 @@ def save_folder(parts: Parts, folder: str) -> None:
     made = Path(tempfile.mkdtemp(dir=folder, prefix=".new"))
     try:
         pipeline.save_pretrained(made)
-        # Stable Diffusion's file says so too, for the schedulers that PNDM's configuration is handed on to.
+        # PNDM ignores clip_sample, but other schedulers are made from its configuration. Stable Diffusion's has it too.
         scheduler = made / "scheduler" / "scheduler_config.json"
         config = {**json.loads(scheduler.read_text()), "clip_sample": False}
         scheduler.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         _name_as_in_stable_diffusion(made / "text_encoder" / "model.safetensors")
-        # CLIPTokenizer saves other files from one release to the next; these four are read by all of them.
+        # The files that CLIPTokenizer saves differ between releases. Every release reads these four.
         shutil.rmtree(made / "tokenizer")
         (made / "tokenizer").mkdir()
         for name, text in tokenizer_files().items():

@@ -1,7 +1,7 @@
-"""What the pocket LDM is trained on: digits in any style, each with a caption. The stand-in for the web's images.
+"""The training set of the pocket LDM: digits in random styles, each with a caption. It stands for the web's images.
 
-No image of DigitStyles can be among them: nothing here reads scikit-learn or `digit_styles`, and the generator of a
-render is seeded by the identity ("pocket pre-training", seed, index), whose first word no benchmark image has.
+It contains no image of DigitStyles. Nothing here reads scikit-learn or `digit_styles`. The generator of a render is
+seeded by the identity ("pocket pre-training", seed, index); no benchmark image has an identity with this first word.
 """
 
 from multiprocessing import get_context
@@ -23,7 +23,7 @@ def rng_of(seed: int, index: int) -> np.random.Generator:
 
 
 def _legible_paints(rng: np.random.Generator, coverage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two paints that differ more in mean colour than they vary: a person could tell one from the other."""
+    """Two paints whose mean colours differ by more than each paint varies, so that a person can read the digit."""
     weight = coverage[:, :, None] / max(coverage.sum(), 1.0)
     for _ in range(12):
         ink, ground = paints.any_paint(rng), paints.any_paint(rng)
@@ -35,7 +35,7 @@ def _legible_paints(rng: np.random.Generator, coverage: np.ndarray) -> tuple[np.
 
 
 def _spoil(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """What a camera, a scan or a file format does to a picture: blur, few pixels, grain."""
+    """The damage that a camera, a scan or a file format does to a picture: blur, fewer pixels, grain."""
     chance = rng.random()
     if chance < 0.2:
         sigma = rng.uniform(0.5, 2.0)
@@ -99,5 +99,5 @@ def render_many(seed: int, start: int, stop: int, workers: int = 2) -> tuple[np.
 
 
 def prompts() -> tuple[str, ...]:
-    """Every caption, then the empty one: prompt of template t and digit c is number t * 10 + c."""
+    """Every caption, then the empty one. The caption of template t and digit c has number t * 10 + c."""
     return tuple(template.format(name) for template in TEMPLATES for name in CLASS_NAMES) + ("",)

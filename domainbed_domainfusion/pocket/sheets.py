@@ -1,11 +1,11 @@
-"""Pictures of what the pocket LDM makes, and a count of how many of them can be read.
+"""Samples of the pocket LDM on one sheet, and the share of samples that a classifier reads correctly.
 
     python -m domainbed_domainfusion.pocket.sheets --ldm DIR
 
-writes samples.png, training_curve.png and README.md into the folder: rows of text-to-image samples, one class a row;
-pairs of rows of image-to-image from each environment of DigitStyles, originals above results; the loss curves; and
-the accuracy of a judge, a small CNN trained on renders in random styles, on both kinds of samples. The judge and the
-originals shown are never used in training.
+writes three files into the folder. samples.png shows text-to-image samples, one class per row, then image-to-image from
+each environment of DigitStyles, a row of originals above a row of results. training_curve.png shows the losses.
+README.md has the accuracy of a judge on both kinds of samples. The judge is a small CNN trained on renders in random
+styles. Neither the judge nor the originals shown are used to train the LDM.
 """
 
 import argparse
@@ -34,14 +34,14 @@ def load_pipelines(folder: str) -> tuple:
     """diffusers' text-to-image and image-to-image pipelines of that folder, float32, DDIM."""
     from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
-    make = StableDiffusionPipeline.from_pretrained(
+    text_pipeline = StableDiffusionPipeline.from_pretrained(
         folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False, torch_dtype=torch.float32
     )
-    make.scheduler = DDIMScheduler.from_config(make.scheduler.config)
-    make.set_progress_bar_config(disable=True)
-    change = StableDiffusionImg2ImgPipeline(**make.components, requires_safety_checker=False)
-    change.set_progress_bar_config(disable=True)
-    return make, change
+    text_pipeline.scheduler = DDIMScheduler.from_config(text_pipeline.scheduler.config)
+    text_pipeline.set_progress_bar_config(disable=True)
+    image_pipeline = StableDiffusionImg2ImgPipeline(**text_pipeline.components, requires_safety_checker=False)
+    image_pipeline.set_progress_bar_config(disable=True)
+    return text_pipeline, image_pipeline
 
 
 def _to_uint8(images: torch.Tensor) -> np.ndarray:
@@ -49,12 +49,12 @@ def _to_uint8(images: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def text_to_image(make, per_class: int, seed: int = 0) -> np.ndarray:
+def text_to_image(text_pipeline, per_class: int, seed: int = 0) -> np.ndarray:
     """(10 * per_class, 3, 32, 32) uint8, class after class."""
     pictures = []
     for name in tqdm(CLASS_NAMES, desc="text-to-image"):
         generators = [generator_of("sheet", seed, name, n) for n in range(per_class)]
-        made = make(
+        made = text_pipeline(
             [PROMPT.format(name)] * per_class,
             height=32,
             width=32,
@@ -68,10 +68,12 @@ def text_to_image(make, per_class: int, seed: int = 0) -> np.ndarray:
 
 
 @torch.no_grad()
-def image_to_image(change, originals: np.ndarray, digits: np.ndarray, strength: float, seed: int = 0) -> np.ndarray:
-    """Originals (n, 3, 32, 32) uint8 of these digits (n,), each changed once; STEPS evaluations whatever strength."""
+def image_to_image(
+    image_pipeline, originals: np.ndarray, digits: np.ndarray, strength: float, seed: int = 0
+) -> np.ndarray:
+    """Each of the originals (n, 3, 32, 32) uint8 changed once, prompted by its digit (n,); STEPS U-Net evaluations."""
     generators = [generator_of("sheet", seed, "image", n) for n in range(len(originals))]
-    made = change(
+    made = image_pipeline(
         [PROMPT.format(CLASS_NAMES[digit]) for digit in digits],
         image=torch.from_numpy(originals).float() / 255,
         strength=strength,
@@ -84,7 +86,7 @@ def image_to_image(change, originals: np.ndarray, digits: np.ndarray, strength: 
 
 
 def train_judge() -> torch.nn.Module:
-    """A small CNN that reads digits: trained on renders of its own seed, whatever their style."""
+    """A small CNN that reads digits, trained on renders in all styles with its own seed."""
     images, digits = pretraining.render_many(JUDGE_SEED, 0, JUDGE_RENDERS)
     images, digits = torch.from_numpy(images), torch.from_numpy(digits)
     torch.manual_seed(JUDGE_SEED)
@@ -111,21 +113,21 @@ def train_judge() -> torch.nn.Module:
 
 
 @torch.no_grad()
-def read(judge: torch.nn.Module, images: np.ndarray, digits: np.ndarray) -> float:
-    """The share of images (n, 3, 32, 32) uint8 in which the judge reads these digits (n,)."""
+def accuracy(judge: torch.nn.Module, images: np.ndarray, digits: np.ndarray) -> float:
+    """The judge's accuracy on images (n, 3, 32, 32) uint8 of these digits (n,)."""
     return (judge(torch.from_numpy(images).float() / 127.5 - 1).argmax(1).numpy() == digits).mean().item()
 
 
 def judge_folder(folder: str) -> dict[str, float]:
-    """Writes samples.png into the folder; the judge's accuracy on renders, originals and samples."""
+    """Write samples.png into the folder; return the judge's accuracy on renders, originals and samples."""
     judge = train_judge()
-    make, change = load_pipelines(folder)
+    text_pipeline, image_pipeline = load_pipelines(folder)
     rows: list[np.ndarray] = []
-    scores = {"renders it was not trained on": read(judge, *pretraining.render_many(JUDGE_SEED + 1, 0, 1000))}
-    made = text_to_image(make, PER_CLASS)
+    scores = {"renders it was not trained on": accuracy(judge, *pretraining.render_many(JUDGE_SEED + 1, 0, 1000))}
+    made = text_to_image(text_pipeline, PER_CLASS)
     rows.append(made.reshape(10, PER_CLASS, *made.shape[1:])[:, :SHOWN].reshape(-1, *made.shape[1:]))
-    scores["text-to-image"] = read(judge, made, np.repeat(np.arange(10), PER_CLASS))
-    # The last images of every environment; which they are does not matter, since the LDM saw none.
+    scores["text-to-image"] = accuracy(judge, made, np.repeat(np.arange(10), PER_CLASS))
+    # The last images of every environment. The choice does not matter: the LDM has seen none of them.
     count = 10 * PER_CLASS
     digits = digit_styles.labels()[-count:]
     originals = {"H": digit_styles.handwritten()[-count:]}
@@ -133,11 +135,11 @@ def judge_folder(folder: str) -> dict[str, float]:
         last = range(10 * digit_styles.PER_CLASS - count, 10 * digit_styles.PER_CLASS)
         originals[name] = np.stack([digit_styles.render(name, index) for index in last])
     for name, images in tqdm(originals.items(), desc="image-to-image"):
-        scores[f"{name}: originals"] = read(judge, images, digits)
+        scores[f"{name}: originals"] = accuracy(judge, images, digits)
         rows.append(images[:SHOWN])
         for strength in STRENGTHS:
-            changed = image_to_image(change, images, digits, strength)
-            scores[f"{name}: image-to-image, strength {strength}"] = read(judge, changed, digits)
+            changed = image_to_image(image_pipeline, images, digits, strength)
+            scores[f"{name}: image-to-image, strength {strength}"] = accuracy(judge, changed, digits)
             rows.append(changed[:SHOWN])
     write_sheet(np.concatenate(rows), SHOWN, str(Path(folder) / "samples.png"))
     return scores
@@ -163,7 +165,7 @@ def draw_curve(record: dict, path: str) -> None:
 
 
 def readme(record: dict, scores: dict[str, float]) -> str:
-    """What is in the folder, which command made it, and what the judge reads in its samples."""
+    """The README of the folder: its content, the command that made it, and the judge's accuracy on its samples."""
     tail = max(1, len(record["losses"]["unet"]) // 20)
     rows = "\n".join(f"| {name} | {100 * score:.1f} % |" for name, score in scores.items())
     return f"""# The pocket LDM

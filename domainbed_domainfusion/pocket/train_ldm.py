@@ -2,8 +2,9 @@
 
     python -m domainbed_domainfusion.pocket.train_ldm --output DIR --seed 0
 
-Digits are rendered in any style (`pretraining`), a VAE is trained on them, then a U-Net and a text encoder together
-on the VAE's latents, as Rombach et al. 2022 do. About 45 minutes on two CPU cores; `--scale 0.01` tries it out.
+Digits are rendered in random styles (`pretraining`). A VAE is trained on them, then a U-Net and a text encoder together
+on the VAE's latents, as in Rombach et al. 2022. This takes about 45 minutes on two CPU cores; `--scale 0.01` tries it
+out.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from . import ldm_folder, pretraining
 
 RENDERS, VAE_STEPS, UNET_STEPS = 60_000, 2_400, 5_600
 PROCESSES = 2
-VAE_BATCH, UNET_BATCH = 24, 48  # of each process
-VAE_RATE, UNET_RATE = 1.5e-3, 1.5e-3  # peaks of the one-cycle schedules
+VAE_BATCH, UNET_BATCH = 24, 48  # per process
+VAE_RATE, UNET_RATE = 1.5e-3, 1.5e-3  # peak learning rates of the one-cycle schedules
 KL_WEIGHT, EDGE_WEIGHT, COLOUR_WEIGHT = 5e-4, 0.5, 1.5
 EMPTY_PROMPTS, EMA_DECAY = 0.12, 0.999
 SNAPSHOT_STEPS = 500
@@ -44,20 +45,20 @@ def _step(loss: torch.Tensor, parameters: list, optimiser: torch.optim.Optimizer
     """One optimiser step with the gradient averaged over the processes."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    together = torch.cat([parameter.grad.flatten() for parameter in parameters])
-    distributed.all_reduce(together)
-    together /= distributed.get_world_size()
-    together *= (1 / together.norm().clamp(min=1.0)).item()
-    at = 0
+    gradient = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    distributed.all_reduce(gradient)
+    gradient /= distributed.get_world_size()
+    gradient *= (1 / gradient.norm().clamp(min=1.0)).item()  # clipped to norm 1
+    offset = 0
     for parameter in parameters:
-        parameter.grad.copy_(together[at : at + parameter.numel()].view_as(parameter))
-        at += parameter.numel()
+        parameter.grad.copy_(gradient[offset : offset + parameter.numel()].view_as(parameter))
+        offset += parameter.numel()
     optimiser.step()
     schedule.step()
 
 
 def plain_attention(module: torch.nn.Module) -> None:
-    """Attention written out: on a CPU its backward pass is several times faster than the fused one's at 64 tokens."""
+    """Use unfused attention: at 64 tokens on a CPU its backward pass is several times faster than the fused one's."""
     from diffusers.models.attention_processor import AttnProcessor
 
     module.set_attn_processor(AttnProcessor())
@@ -69,12 +70,12 @@ def to_model(images: torch.Tensor) -> torch.Tensor:
 
 
 def _edges(difference: torch.Tensor) -> torch.Tensor:
-    """Mean absolute horizontal and vertical gradient of a difference of images (B, 3, H, W): sharp strokes."""
+    """Mean absolute horizontal and vertical gradient of a difference of images (B, 3, H, W). It keeps strokes sharp."""
     return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
 
 
 def _colours(difference: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of 4x4 and of 8x8 averages: without it four channels hold shapes but no colours."""
+    """Mean absolute difference of 4x4 and 8x8 averages. Without it the latents' four channels hold no colours."""
     return F.avg_pool2d(difference, 4).abs().mean() + F.avg_pool2d(difference, 8).abs().mean()
 
 
@@ -108,7 +109,7 @@ def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Lo
 
 @torch.no_grad()
 def encode_all(vae: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation, each (N, 4, 8, 8) float32, of the posterior of every image; the processes share the work."""
+    """Posterior mean and deviation of every image, each (N, 4, 8, 8) float32; the processes share the work."""
     latents = torch.zeros(2, len(images), 4, 8, 8)
     starts = range(distributed.get_rank() * 250, len(images), distributed.get_world_size() * 250)
     for start in tqdm(starts, desc="encode", mininterval=5, disable=distributed.get_rank() > 0):
@@ -121,7 +122,8 @@ def encode_all(vae: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor
 
 
 @torch.no_grad()
-def _follow(average: torch.nn.Module, module: torch.nn.Module, decay: float) -> None:
+def _update_average(average: torch.nn.Module, module: torch.nn.Module, decay: float) -> None:
+    """Exponential moving average of the weights."""
     for slow, fast in zip(average.parameters(), module.parameters()):
         slow.lerp_(fast, 1 - decay)
 
@@ -136,8 +138,8 @@ def train_unet(
 ) -> ldm_folder.Parts:
     """Noise prediction (Ho et al. 2020, L_simple) on latents; returns the moving average of U-Net and text encoder.
 
-    latents: mean and deviation, each (N, 4, 8, 8), drawn from anew at every use; digits: (N,); snapshot(parts, step)
-    is called every SNAPSHOT_STEPS.
+    latents: posterior mean and deviation, each (N, 4, 8, 8); every use draws a new sample. digits: (N,).
+    snapshot(parts, step) is called every SNAPSHOT_STEPS.
     """
     unet, text_encoder = parts.unet.train(), parts.text_encoder.train()
     plain_attention(unet)
@@ -162,8 +164,8 @@ def train_unet(
         loss = F.mse_loss(predicted.float(), noise)
         _step(loss, parameters, optimiser, schedule)
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
-        _follow(average.unet, unet, decay)
-        _follow(average.text_encoder, text_encoder, decay)
+        _update_average(average.unet, unet, decay)
+        _update_average(average.text_encoder, text_encoder, decay)
         losses["unet"].append(loss.item())
         bar.set_postfix(loss=f"{np.mean(losses['unet'][-100:]):.4f}", refresh=False)
         if (step + 1) % SNAPSHOT_STEPS == 0:
@@ -172,7 +174,7 @@ def train_unet(
 
 
 def versions() -> str:
-    """The versions of everything that takes part in the training."""
+    """The versions of Python and of the libraries that take part in the training."""
     import diffusers
     import matplotlib
     import scipy
@@ -184,7 +186,7 @@ def versions() -> str:
 
 def _train_in_process(
     rank: int,
-    meeting: str,
+    rendezvous: str,
     output: str,
     seed: int,
     scale: float,
@@ -192,12 +194,13 @@ def _train_in_process(
     digits: torch.Tensor,
     started: float,
 ) -> None:
-    """What each process does: the same start, its own minibatches, the average of the gradients; the first one saves.
+    """The training in one process.
 
-    One thread each: threads that share a step wait for one another at every operation, processes once a step.
+    All processes start from the same weights, draw their own minibatches and average their gradients; rank 0 saves.
+    Each has one thread. Several threads would wait for each other at every operation, processes wait once per step.
     """
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=PROCESSES)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=PROCESSES)
     torch.manual_seed(seed_of("pocket LDM", seed))
     parts = ldm_folder.make_parts()
     for part in parts[:3]:
@@ -237,7 +240,7 @@ def _train_in_process(
 
 
 def train(output: str, seed: int, scale: float) -> None:
-    """The whole training; `output` is rewritten with the average so far at every snapshot and at the end."""
+    """The whole training. Every snapshot, and the end, writes the moving average of the weights to `output`."""
     started = time.time()
     images, digits = pretraining.render_many(seed, 0, max(500, round(RENDERS * scale)))
     images, digits = torch.from_numpy(images).share_memory_(), torch.from_numpy(digits).share_memory_()
@@ -245,7 +248,7 @@ def train(output: str, seed: int, scale: float) -> None:
         multiprocessing.spawn(
             _train_in_process,
             nprocs=PROCESSES,
-            args=(str(Path(folder) / "meeting"), output, seed, scale, images, digits, started),
+            args=(str(Path(folder) / "rendezvous"), output, seed, scale, images, digits, started),
         )
 
 

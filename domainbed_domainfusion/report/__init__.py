@@ -1,7 +1,7 @@
-"""One page from any sweep folder: its accuracies, what lies behind them, and the published numbers beside them.
+"""One page from any sweep folder: its accuracies, the runs behind them, and the published numbers beside them.
 
-`jobs` and `results` read the folder, `content` gathers what is shown, `page` and `tables` write it; `figures/` draws
-the supplement's figures of one run. May import: `runs`, `algorithms`, `diffusion`, `hosting` and the ground floor.
+`jobs` and `results` read the folder, `content` gathers what is shown, `page` and `tables` write it. `figures/` draws
+the supplement's figures of one run. May import: `runs`, `diffusion`, `hosting` and the ground floor.
 """
 
 from pathlib import Path
@@ -15,9 +15,8 @@ from .jobs import read_sweep
 def write(input_dir: Path, output: Path) -> list[Path]:
     """Write the page of a sweep folder to `output`, and its tables beside it as .md and .tex; return the three paths.
 
-    The sweep folder is only read; damaged lines, unfinished and missing jobs are named on the page. Raises InputError
-    if there is no sweep there, if `output` is a folder or would be one of its own companions, or if the host's own
-    imports are not installed.
+    The sweep folder is only read. The page lists damaged lines, unfinished jobs and missing jobs. Raises InputError if
+    there is no sweep, if `output` is a folder or ends in .md or .tex, or if the host's own imports are not installed.
     """
     if output.is_dir() or output.suffix in (".md", ".tex"):
         raise InputError(f"--output {output} is not the name of a page: give one that ends in .html.")

@@ -1,7 +1,7 @@
 """Line charts as inline SVG: colours come from the page's style sheet, so that they follow its light and dark modes.
 
-Every series has its own colour of the Okabe-Ito palette, its own dash pattern and its name beside its end: none of
-the three is needed to read the other two.
+Every series has its own colour of the Okabe-Ito palette, its own dash pattern, and its name at the end of its line.
+Each of the three alone tells the series apart.
 """
 
 import math
@@ -27,7 +27,7 @@ class Series:
 def line_chart(series: list[Series], title: str, limits: tuple[float, float], steps: tuple[float, float]) -> Markup:
     """An SVG of all series over the training step, inside the given limits of value and step.
 
-    `title` names the chart to a screen reader. Give the charts that are to be compared the same limits.
+    `title` is for screen readers. Charts that readers compare need the same limits.
     """
     frame = _Frame(*steps, *limits)
     parts = [
@@ -46,7 +46,7 @@ def line_chart(series: list[Series], title: str, limits: tuple[float, float], st
 
 
 def limits_of(charts: list[list[Series]]) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Common limits (value, step) for charts shown side by side, None if there is no finite point in any."""
+    """Common limits (value, step) for charts shown side by side; None without any finite point."""
     points = [point for chart in charts for one in chart for point in one.points if math.isfinite(point[1])]
     if not points:
         return None

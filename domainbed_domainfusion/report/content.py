@@ -1,4 +1,4 @@
-"""What the page says, before any markup: one `Content` from a sweep folder."""
+"""The content of the page, without markup: one `Content` from a sweep folder."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from ..hosting import host
 from . import published, results
 from .cost import Cost, costs
-from .curves import Figure, figures
+from .curves import ChartRow, training_curves
 from .gaps import Gap, find_gaps
 from .jobs import Job, SweepFolder
 from .pictures import Gallery, read_gallery
@@ -32,7 +32,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What training-domain validation chose for one cell and trial, and the job that it chose."""
+    """The choice of training-domain validation for one cell and trial, and the chosen job."""
 
     algorithm: str
     environment: str
@@ -42,7 +42,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Hparams:
-    """The chosen runs of one algorithm: what is the same in all of them, and what varies."""
+    """The hparams of an algorithm's chosen runs: the values that all of them share, and the names that vary."""
 
     algorithm: str
     common: dict[str, Any]
@@ -51,7 +51,7 @@ class Hparams:
 
 
 @dataclass(frozen=True)
-class GalleryOf:
+class RunGallery:
     """The gallery of one chosen run."""
 
     algorithm: str
@@ -68,8 +68,8 @@ class DatasetPart:
     tables: tuple[Table, ...]
     comparisons: tuple[Comparison, ...]
     hparams: tuple[Hparams, ...]
-    figures: tuple[Figure, ...]
-    galleries: tuple[GalleryOf, ...]
+    curves: tuple[ChartRow, ...]
+    galleries: tuple[RunGallery, ...]
     costs: tuple[Cost, ...]
     styles: dict[str, int]
     notes: tuple[str, ...]
@@ -81,7 +81,7 @@ class DatasetPart:
 
     @property
     def ranking(self) -> list[Row]:
-        """The algorithms with a whole row, best average first."""
+        """The algorithms with a number for every environment, best average first."""
         whole = [row for row in self.tables[0].rows if row.average is not None]
         return sorted(whole, key=lambda row: -row.average)
 
@@ -101,7 +101,7 @@ class Content:
 
 
 def content_of(sweep: SweepFolder) -> Content:
-    """Read everything the page shows. The numbers come from the host's own selection methods."""
+    """Read everything that the page shows. The numbers come from the host's own selection methods."""
     records = sweep.records()
     by_dataset: dict[str, list[Table]] = {}
     for table in results.tables(records) if len(records) else ():
@@ -118,7 +118,7 @@ def _dataset_part(sweep: SweepFolder, name: str, tables: tuple[Table, ...]) -> D
         tables,
         tuple(_comparisons(name, tables[0], chosen)),
         tuple(_hparams(chosen)),
-        tuple(figures(tables[0].environments, _runs(tables[0], chosen), styles)),
+        tuple(training_curves(tables[0].environments, _runs(tables[0], chosen), styles)),
         tuple(_galleries(chosen)),
         tuple(sorted((cost for cost in costs(sweep) if cost.dataset == name), key=lambda cost: styles[cost.algorithm])),
         styles,
@@ -138,7 +138,7 @@ def _chosen(sweep: SweepFolder, table: Table) -> list[Chosen]:
 
 
 def _runs(table: Table, chosen: list[Chosen]) -> dict[int, dict[str, Job]]:
-    """The job to draw per test environment and algorithm: the chosen one of the first trial."""
+    """The job to draw, per test environment and algorithm: the chosen job of the first trial."""
     runs: dict[int, dict[str, Job]] = {}
     for one in sorted(chosen, key=lambda one: one.choice.trial_seed):
         if one.job is not None:
@@ -148,14 +148,14 @@ def _runs(table: Table, chosen: list[Chosen]) -> dict[int, dict[str, Job]]:
 
 
 def _comparisons(dataset: str, table: Table, chosen: list[Chosen]) -> list[Comparison]:
-    """Every published method on the dataset, and ours without a published number, at the backbone that ran."""
+    """Every method with a published number on the dataset, and every method that ran, for the backbones that ran."""
     if dataset not in published.DATASETS:
         return []
-    levels = {one.algorithm: published.level(one.choice.hparams) for one in chosen}
-    ours = {(row.algorithm, levels.get(row.algorithm, published.RESNET50)): row.average for row in table.rows}
+    backbones = {one.algorithm: published.backbone_of(one.choice.hparams) for one in chosen}
+    ours = {(row.algorithm, backbones.get(row.algorithm, published.RESNET50)): row.average for row in table.rows}
     wanted = [
         (method, backbone)
-        for backbone in dict.fromkeys(level for _, level in ours)
+        for backbone in dict.fromkeys(backbone for _, backbone in ours)
         for method in published.ACCURACY[backbone]
     ]
     pairs = dict.fromkeys([*wanted, *ours])
@@ -178,7 +178,7 @@ def _hparams(chosen: list[Chosen]) -> list[Hparams]:
     return made
 
 
-def _galleries(chosen: list[Chosen]) -> list[GalleryOf]:
+def _galleries(chosen: list[Chosen]) -> list[RunGallery]:
     """The gallery of the first trial's chosen run, per algorithm and test environment."""
     made, seen = [], set()
     for one in sorted(chosen, key=lambda one: one.choice.trial_seed):
@@ -187,12 +187,12 @@ def _galleries(chosen: list[Chosen]) -> list[GalleryOf]:
         gallery = read_gallery(one.job.folder)
         if gallery is not None:
             seen.add((one.algorithm, one.environment))
-            made.append(GalleryOf(one.algorithm, one.environment, one.job, gallery))
+            made.append(RunGallery(one.algorithm, one.environment, one.job, gallery))
     return made
 
 
 def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
-    """What a reader must know before comparing the rows of a dataset."""
+    """Warnings for a reader who compares the rows of a dataset."""
     jobs = [job for job in sweep.jobs if job.rows and job.args["dataset"] == dataset]
     steps: dict[int, int] = {}
     for job in jobs:
@@ -200,8 +200,8 @@ def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
             steps[job.last_step + 1] = steps.get(job.last_step + 1, 0) + 1
     notes = []
     if len(steps) > 1:
-        told = ", ".join(f"{count} of {number:,}" for number, count in sorted(steps.items()))
-        notes.append(f"Finished runs differ in their number of steps ({told} steps): rows are not on equal terms.")
+        counts = ", ".join(f"{count} of {number:,}" for number, count in sorted(steps.items()))
+        notes.append(f"Finished runs differ in their number of steps ({counts} steps): rows are not on equal terms.")
     if not any(len(job.args["test_envs"]) == 1 for job in jobs):
         notes.append(
             "Every run has two test environments: training-domain validation and the oracle need runs with one."
@@ -210,5 +210,5 @@ def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
 
 
 def _learns(job: Job) -> bool:
-    """Whether its algorithm reports a loss; a zero-shot classifier has none, and its number of steps says nothing."""
+    """Whether the algorithm reports a loss. A zero-shot classifier reports none; its number of steps means nothing."""
     return any("loss" in name for name in job.rows[-1])

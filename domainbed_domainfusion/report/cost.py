@@ -1,4 +1,4 @@
-"""What a sweep cost, in the paper's units: days of one device for fine-tuning and for generation, images generated."""
+"""The cost of a sweep in the paper's units: days of one device for generation, and images generated."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ SECONDS_PER_DAY = 86400
 
 @dataclass(frozen=True)
 class Cost:
-    """Of all jobs of one algorithm on one dataset, evaluation left out. Times in seconds."""
+    """The cost of all jobs of one algorithm on one dataset, without evaluation. Times are in seconds."""
 
     dataset: str
     algorithm: str
@@ -28,12 +28,12 @@ class Cost:
 
     @property
     def generation_days(self) -> float:
-        """Days of one device (the GPU; the machine's processor if there is none) that went into generation."""
+        """Days of one device (the GPU, or the machine's processor without one) spent on generation."""
         return self.generation / SECONDS_PER_DAY
 
 
 def costs(sweep: SweepFolder) -> list[Cost]:
-    """One entry per (dataset, algorithm) with result rows, in the order of first appearance by name."""
+    """One entry per (dataset, algorithm) with result rows, sorted by name."""
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in sweep.jobs:
         if job.rows:
@@ -59,12 +59,12 @@ def _cost(dataset: str, algorithm: str, jobs: list[Job]) -> Cost:
 
 
 def mean_over_steps(rows: list[dict], key: str) -> float:
-    """The mean of a value that the host averages from row to row, over all steps of a run."""
+    """The mean over all steps of a run, of a value that the host averages from row to row."""
     return _sum_over_steps(rows, key) / (max(row["step"] for row in rows) + 1)
 
 
 def _sum_over_steps(rows: list[dict], key: str) -> float:
-    """A row holds the mean per step since the row before it; the sum over all steps weighs it by their number."""
+    """The sum over all steps. A row has the mean since the previous row, so it counts once per step since then."""
     total, previous = 0.0, -1
     for row in sorted(rows, key=lambda row: row["step"]):
         total += row.get(key, 0.0) * (row["step"] - previous)

@@ -23,7 +23,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Figure:
+class ChartRow:
     """Charts of one quantity side by side, one per test environment."""
 
     title: str
@@ -31,13 +31,15 @@ class Figure:
     panels: tuple[Panel, ...]
 
 
-def figures(environments: tuple[str, ...], runs: dict[int, dict[str, Job]], styles: dict[str, int]) -> list[Figure]:
-    """Loss, target accuracy and validation accuracy over the steps, then the terms of a loss that has several.
+def training_curves(
+    environments: tuple[str, ...], runs: dict[int, dict[str, Job]], styles: dict[str, int]
+) -> list[ChartRow]:
+    """Loss, target accuracy and validation accuracy over the steps, and the terms of a loss with several terms.
 
     `runs[test environment][algorithm]` is the job to draw, `styles[algorithm]` the number of its line style.
     """
 
-    def of(value: Callable[[dict, int], float]) -> dict[int, list[Series]]:
+    def series_of(value: Callable[[dict, int], float]) -> dict[int, list[Series]]:
         return {
             env: [
                 Series(name, styles[name], _points(job, lambda row, env=env: value(row, env)))
@@ -47,29 +49,29 @@ def figures(environments: tuple[str, ...], runs: dict[int, dict[str, Job]], styl
         }
 
     made = [
-        _figure(
+        _chart_row(
             "Classification loss on raw training images",
             "Cross-entropy as each algorithm reports it: raw_loss where there is one, loss otherwise.",
             environments,
-            of(lambda row, env: row.get("raw_loss", row.get("loss", float("nan")))),
+            series_of(lambda row, env: row.get("raw_loss", row.get("loss", float("nan")))),
         ),
-        _figure(
+        _chart_row(
             "Accuracy on the unseen domain, %",
             "In-split of the test environment: never used for any choice in training-domain validation.",
             environments,
-            of(lambda row, env: 100 * row[f"env{env}_in_acc"]),
+            series_of(lambda row, env: 100 * row[f"env{env}_in_acc"]),
             PERCENT,
         ),
-        _figure(
+        _chart_row(
             "Validation accuracy on the training domains, %",
             "Mean over the out-splits of the training domains: what picks the checkpoint.",
             environments,
-            of(lambda row, env: 100 * _validation(row, env)),
+            series_of(lambda row, env: 100 * _validation(row, env)),
             PERCENT,
         ),
-        *_term_figures(environments, runs),
+        *_term_rows(environments, runs),
     ]
-    return [figure for figure in made if figure is not None]
+    return [row for row in made if row is not None]
 
 
 def _validation(row: dict, test_env: int) -> float:
@@ -81,29 +83,29 @@ def _points(job: Job, value: Callable[[dict], float]) -> tuple[tuple[float, floa
     return tuple(sorted((row["step"], float(value(row))) for row in job.rows))
 
 
-def _figure(
+def _chart_row(
     title: str,
     caption: str,
     environments: tuple[str, ...],
     series: dict[int, list[Series]],
     values: tuple[float, float] | None = None,
-) -> Figure | None:
+) -> ChartRow | None:
     limits = limits_of(list(series.values()))
     if limits is None:
         return None
     panels = []
     for env, lines in sorted(series.items()):
-        told = f"{title}, test domain {environments[env]}: {_told(lines)}"
-        panels.append(Panel(environments[env], line_chart(lines, told, values or limits[0], limits[1])))
-    return Figure(title, caption, tuple(panels))
+        alternative_text = f"{title}, test domain {environments[env]}: {_in_words(lines)}"
+        panels.append(Panel(environments[env], line_chart(lines, alternative_text, values or limits[0], limits[1])))
+    return ChartRow(title, caption, tuple(panels))
 
 
-def _told(lines: list[Series]) -> str:
-    """What a line chart says, in words: where each line starts and ends."""
+def _in_words(lines: list[Series]) -> str:
+    """A line chart in words: the values at which each line starts and ends."""
     return "; ".join(f"{one.name} from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g}" for one in lines)
 
 
-def _term_figures(environments: tuple[str, ...], runs: dict[int, dict[str, Job]]) -> list[Figure | None]:
+def _term_rows(environments: tuple[str, ...], runs: dict[int, dict[str, Job]]) -> list[ChartRow | None]:
     algorithms = dict.fromkeys(
         name for jobs in runs.values() for name, job in jobs.items() if any(TERMS[1][0] in row for row in job.rows)
     )
@@ -118,12 +120,12 @@ def _term_figures(environments: tuple[str, ...], runs: dict[int, dict[str, Job]]
             for env, job in jobs.items()
         }
         caption = f"Before weighting by λ1, λ2 and λ3. {_coefficients(environments, jobs)}"
-        made.append(_figure(f"The three terms of {algorithm}’s loss", caption, environments, series))
+        made.append(_chart_row(f"The three terms of {algorithm}’s loss", caption, environments, series))
     return made
 
 
 def _coefficients(environments: tuple[str, ...], jobs: dict[int, Job]) -> str:
-    """The mean of LD's coefficient a per test environment: below zero where LD raises the true class's confidence."""
+    """The mean of LD's coefficient a per test environment. Below zero, LD raises the confidence in the true class."""
     means = {
         env: mean_over_steps(job.rows, "ld_coefficient")
         for env, job in sorted(jobs.items())
@@ -131,5 +133,5 @@ def _coefficients(environments: tuple[str, ...], jobs: dict[int, Job]) -> str:
     }
     if not means:
         return ""
-    told = ", ".join(f"{environments[env]} {mean:+.2g}" for env, mean in means.items()).replace("-", "−")
-    return f"Mean LD coefficient a per unseen domain: {told}; below 0 it raises the confidence in the true class."
+    values = ", ".join(f"{environments[env]} {mean:+.2g}" for env, mean in means.items()).replace("-", "−")
+    return f"Mean LD coefficient a per unseen domain: {values}; below 0 it raises the confidence in the true class."

@@ -1,4 +1,4 @@
-"""What a sweep folder lacks: the jobs that its own grid implies and that never finished, and the command for them."""
+"""The jobs that are missing or unfinished in a sweep folder's grid, and the commands that run them."""
 
 import itertools
 import json
@@ -8,13 +8,13 @@ from typing import Any
 
 from .jobs import Job, SweepFolder
 
-# What all jobs of one `sweep launch` share, and its default (None: not passed on to the jobs).
+# The arguments that all jobs of one `sweep launch` share, and their defaults. A command repeats only other values.
 SHARED = {"data_dir": None, "task": "domain_generalization", "holdout_fraction": 0.2, "steps": None, "hparams": None}
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Jobs missing from one algorithm's part of a sweep, and the commands that fill them."""
+    """The missing jobs of one algorithm in a sweep, and the commands that run them."""
 
     dataset: str
     algorithm: str
@@ -25,8 +25,8 @@ class Gap:
 def find_gaps(sweep: SweepFolder) -> list[Gap]:
     """The unfinished part of the grid algorithms × test environments × trials × hparams seeds of each launch.
 
-    Jobs belong to one launch if they share dataset, data folder, task, holdout fraction, steps and hparams. The
-    grid's sides are the values seen in it, so an algorithm that never started at all cannot be missed.
+    Jobs belong to one launch if they share dataset, data folder, task, holdout fraction, steps and hparams. The values
+    on each side of the grid are those seen in the folder. An algorithm without any job is therefore not missed.
     """
     launches: dict[str, list[Job]] = {}
     for job in sweep.jobs:

@@ -1,4 +1,4 @@
-"""A sweep folder as it lies on disk: its jobs, their result rows, and what is wrong with them. It is only read."""
+"""A sweep folder on disk: its jobs, their result rows, and what is damaged. The folder is only read."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ ACCURACY = re.compile(r"env\d+_(in|out)_acc")
 
 @dataclass
 class Job:
-    """One job folder: what it was asked to do, what it wrote, and whether it came to its end."""
+    """One job folder: its arguments, its result rows, and whether it finished. `damage` has a sentence per bad line."""
 
     folder: Path
     rows: list[dict] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def last_error(self) -> str | None:
-        """The last line that is not empty in err.txt, None if there is none."""
+        """The last line of err.txt that is not empty, None if there is none."""
         path = self.folder / "err.txt"
         if not path.is_file():
             return None
@@ -55,7 +55,7 @@ class Job:
 
 @dataclass
 class SweepFolder:
-    """All jobs of a sweep, in the order in which the host itself would read them."""
+    """All jobs of a sweep, in the order in which the host reads them."""
 
     path: Path
     jobs: list[Job]
@@ -69,18 +69,18 @@ class SweepFolder:
         return [sentence for job in self.jobs for sentence in job.damage]
 
     def records(self) -> Any:
-        """Every sound row, as the host's own query object (`lib.query.Q`)."""
+        """Every valid row, as the host's own query object (`lib.query.Q`)."""
         return host.module("lib.query").Q([row for job in self.jobs for row in job.rows])
 
 
 def read_sweep(path: Path) -> SweepFolder:
-    """Read a sweep folder, DomainBed's or minibed's. Damaged lines are left out and told, never an error.
+    """Read a sweep folder, DomainBed's or minibed's. Damaged lines are left out and listed; they are no error.
 
-    Raises InputError if the folder is missing or holds no job at all.
+    Raises InputError if the folder is missing or has no job.
     """
     if not path.is_dir():
         raise InputError(f"No sweep folder at {path}: give --input_dir the --output_dir of a sweep.")
-    # The host reads in os.listdir's order, and ties between checkpoints are broken by it.
+    # The host reads in os.listdir's order, which decides ties between checkpoints.
     folders = [path / name for name in os.listdir(path)]
     jobs = [read_job(folder) for folder in folders if _is_job(folder)]
     if not jobs:
@@ -91,13 +91,16 @@ def read_sweep(path: Path) -> SweepFolder:
 
 
 def _is_job(folder: Path) -> bool:
-    # An empty folder named by a hash is a job that was launched and died before its first word.
+    # An empty folder with a hash for a name is a job that was launched and died before it wrote anything.
     known = any((folder / name).exists() for name in ("results.jsonl", "out.txt", "err.txt", "done"))
     return known or (folder.is_dir() and len(folder.name) == 32 and set(folder.name) <= set("0123456789abcdef"))
 
 
 def read_job(folder: Path) -> Job:
-    """Read one job folder; damaged lines are left out and told, and without result rows `args` is what it printed."""
+    """Read one job folder. Damaged lines are left out and listed in `damage`.
+
+    Without a result row, `args` is read from what the job printed at its start; None if it printed nothing.
+    """
     job = Job(folder, done=(folder / "done").exists())
     results = folder / "results.jsonl"
     if results.is_file():
@@ -114,15 +117,15 @@ def _add_row(job: Job, line: str, where: str) -> None:
     except ValueError:
         job.damage.append(f"{where} is not whole JSON (cut off while it was written?).")
         return
-    missing = _lacking(row)
+    missing = _missing_from(row)
     if missing:
         job.damage.append(f"{where} lacks {missing}.")
     else:
         job.rows.append(row)
 
 
-def _lacking(row: Any) -> str | None:
-    """What a row lacks that the host's selection methods need, None if it is sound."""
+def _missing_from(row: Any) -> str | None:
+    """The first thing that the host's selection methods need and the row lacks; None for a valid row."""
     if not isinstance(row, dict) or not isinstance(row.get("args"), dict):
         return "the run's args"
     args = row["args"]
@@ -135,8 +138,8 @@ def _lacking(row: Any) -> str | None:
         return "args.test_envs"
     wanted = [f"env{env}_{split}_acc" for env in {0, 1, *args["test_envs"]} for split in ("in", "out")]
     missing = next((key for key in wanted if key not in row), None)
-    unsound = (key for key, value in row.items() if ACCURACY.fullmatch(key) and not _is_finite(value))
-    return missing or next((f"a number for {key}" for key in unsound), None)
+    not_finite = (key for key, value in row.items() if ACCURACY.fullmatch(key) and not _is_finite(value))
+    return missing or next((f"a number for {key}" for key in not_finite), None)
 
 
 def _is_finite(value: Any) -> bool:
@@ -144,7 +147,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _args_printed(path: Path) -> dict | None:
-    """The args that the host's train prints at its start: all that a job without a result row leaves."""
+    """The args that the host's train script prints at its start. A job without a result row leaves nothing else."""
     if not path.is_file():
         return None
     args, inside = {}, False

@@ -1,4 +1,4 @@
-"""The page as HTML, and its tables as Markdown and LaTeX: markup only, every number comes from `content`."""
+"""The page as HTML: markup only, every number comes from `content`."""
 
 import json
 from pathlib import Path
@@ -30,11 +30,12 @@ SHAPES = tuple(
         '<path d="M0 3h10v4H0z"/>',
     )
 )
+# (anchor, heading, field of `DatasetPart` that must not be empty)
 SECTIONS = (
     ("results", "Results", "tables"),
     ("shift", "Validation beside target", "tables"),
     ("published", "Published numbers", "comparisons"),
-    ("curves", "Training curves", "figures"),
+    ("curves", "Training curves", "curves"),
     ("gallery", "Generated images", "galleries"),
     ("cost", "Cost", "costs"),
     ("hparams", "Hparams", "hparams"),
@@ -71,7 +72,7 @@ def html(content: Content) -> str:
 
 
 def figures_html(run: str, folder: Path) -> str:
-    """The page of the figures written in a folder, self-contained likewise; `run` names the run in words."""
+    """A self-contained page of the figures in a folder; `run` is the run's name."""
     return (
         _environment()
         .get_template("figures_page.html")
@@ -89,13 +90,13 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        one=one, signed=signed, duration=duration, value=value, sentence=_sentence, choices=_choices
+        one_decimal=one_decimal, signed=signed, duration=duration, value=value, sentence=_sentence, choices=_choices
     )
     environment.globals.update(shapes=SHAPES, css=Markup((TEMPLATES / "page.css").read_text()))
     return environment
 
 
-def one(number: float | None) -> str:
+def one_decimal(number: float | None) -> str:
     """A number with one decimal, a dash for None."""
     return DASH if number is None else f"{number:.1f}"
 
@@ -106,7 +107,7 @@ def signed(number: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that reads best, from milliseconds to days; a dash for none at all."""
+    """Seconds in a readable unit, from milliseconds to days; a dash for zero."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if seconds >= length:
             return f"{seconds / length:.2f} {unit}" if unit == "days" else f"{seconds / length:.3g} {unit}"
@@ -130,19 +131,19 @@ def _title(content: Content) -> str:
 
 
 def _headline(content: Content) -> str:
-    """The finding in a sentence per dataset."""
-    told = []
+    """The main result of each dataset in one sentence."""
+    sentences = []
     for part in content.datasets:
         if not part.ranking:
             continue
         best, *others = part.ranking
-        behind = _listed([f"{row.algorithm} ({one(row.average)}{NARROW_PERCENT})" for row in others])
+        behind = _listed([f"{row.algorithm} ({one_decimal(row.average)}{NARROW_PERCENT})" for row in others])
         rest = f", before {behind}" if others else ""
-        told.append(
-            f"On {part.name}, {best.algorithm} reaches {one(best.average)}{NARROW_PERCENT} on domains left out "
+        sentences.append(
+            f"On {part.name}, {best.algorithm} reaches {one_decimal(best.average)}{NARROW_PERCENT} on domains left out "
             f"of training, averaged over {len(best.cells)} of them{rest}."
         )
-    return " ".join(told) or "No algorithm has a number for every domain yet."
+    return " ".join(sentences) or "No algorithm has a number for every domain yet."
 
 
 def _listed(words: list[str]) -> str:
@@ -153,26 +154,26 @@ def _status(content: Content) -> str:
     jobs = content.sweep.jobs
     done = len(jobs) - len(content.sweep.unfinished)
     steps = sorted({job.last_step + 1 for job in jobs if job.done and job.rows})
-    told = f", {steps[0]:,} steps each" if len(steps) == 1 else ""
+    steps_each = f", {steps[0]:,} steps each" if len(steps) == 1 else ""
     trials = max((part.tables[0].trials for part in content.datasets), default=0)
-    return f"{done} of {len(jobs)} runs finished{told}; {trials or 'no'} trial{'' if trials == 1 else 's'}."
+    return f"{done} of {len(jobs)} runs finished{steps_each}; {trials or 'no'} trial{'' if trials == 1 else 's'}."
 
 
 def _problems(content: Content) -> str:
-    """What the notice at the top says; empty if the folder is whole."""
-    told = []
+    """The notice at the top of the page; empty for a complete folder."""
+    sentences = []
     missing = sum(len(gap.jobs) for gap in content.gaps)
     if missing:
-        told.append(f"Jobs of this sweep without a finished run: {missing}.")
+        sentences.append(f"Jobs of this sweep without a finished run: {missing}.")
     unfinished = len(content.sweep.unfinished)
     if unfinished:
-        told.append(
-            f"Started and not come to the end: {unfinished}; what they wrote is counted, as the host counts "
-            "it, and marked †."
+        sentences.append(
+            f"Started but not finished: {unfinished}; their results so far count, as they do for the host, and are "
+            "marked †."
         )
     if content.sweep.damage:
-        told.append(f"Damaged lines left out: {len(content.sweep.damage)}.")
-    return " ".join(told)
+        sentences.append(f"Damaged lines left out: {len(content.sweep.damage)}.")
+    return " ".join(sentences)
 
 
 def _sections(part: DatasetPart) -> list[tuple[str, str]]:
@@ -184,7 +185,10 @@ def _sections(part: DatasetPart) -> list[tuple[str, str]]:
 
 
 def _best(table: Table, env: int | None) -> float | None:
-    """The best number of a column, the averages' for None; no number wins alone."""
+    """The best number in the column of environment `env`, or of the averages for None.
+
+    None if the column has fewer than two numbers: nothing was beaten.
+    """
     if env is None:
         numbers = [row.average for row in table.rows if row.average is not None]
     else:
@@ -212,18 +216,21 @@ def _is_unfinished(content: Content, cell: Cell) -> bool:
 
 
 def _choices(choices: Choices) -> str:
-    def told(fractions: tuple[float, ...]) -> str:
+    def percentages(fractions: tuple[float, ...]) -> str:
         return ", ".join(f"{100 * fraction:.0f}" for fraction in fractions) + NARROW_PERCENT
 
     numbers = ", ".join(str(number) for number in range(1, len(choices.content) + 1))
     return (
-        f"Content from candidate {numbers}: {told(choices.content)}; style: {told(choices.style)}; "
+        f"Content from candidate {numbers}: {percentages(choices.content)}; style: {percentages(choices.style)}; "
         f"{100 * choices.mixed:.0f}{NARROW_PERCENT} of all generated images mix two candidates."
     )
 
 
 def _averages(content: Content) -> list[tuple[str, list[tuple]]]:
-    """Per selection method with any number: (algorithm, (mean, error) per dataset, average) as the host's Averages."""
+    """The host's Averages table for each selection method that has a number.
+
+    Rows of (algorithm, (mean, error) per dataset, average).
+    """
     if len(content.datasets) < 2:
         return []
     algorithms = dict.fromkeys(row.algorithm for part in content.datasets for row in part.tables[0].rows)

@@ -16,7 +16,7 @@ IMAGES_SHOWN = 6
 
 
 @dataclass(frozen=True)
-class Version:
+class ShownVersion:
     """One image of one round (0: the original); candidates count from 1.
 
     `uri` is the image as PNG data, None if its file cannot be read; `side` is its longer side in pixels.
@@ -32,11 +32,11 @@ class Version:
 
 @dataclass(frozen=True)
 class Line:
-    """One training image through the rounds, None where a round did not make it anew."""
+    """One training image through the rounds; None for a round that did not generate it again."""
 
     domain: str
     class_name: str
-    versions: tuple[Version | None, ...]
+    versions: tuple[ShownVersion | None, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What one run generated: `rounds` are (round, step) of the columns; `figures` None until they have been drawn."""
+    """The images that one run generated. `rounds`: (round, step) per column. `figures`: None until they are drawn."""
 
     rounds: tuple[tuple[int, int], ...]
     lines: tuple[Line, ...]
@@ -59,7 +59,7 @@ class Gallery:
 
 
 def read_gallery(job_folder: Path) -> Gallery | None:
-    """The gallery of a run, at most 6 images in 6 rounds spread over all of them; None if it has none that is whole."""
+    """The gallery of a run: at most 6 images in at most 6 rounds, evenly spread. None if it is missing or damaged."""
     path = job_folder / "generated" / "gallery.json"
     try:
         content = json.loads(path.read_text())
@@ -73,7 +73,7 @@ def read_gallery(job_folder: Path) -> Gallery | None:
 
 
 def spread(items: list, count: int) -> list:
-    """At most `count` items (2 or more), the first and the last among them, evenly spaced."""
+    """At most `count` (2 or more) evenly spaced items, the first and the last included."""
     if len(items) <= count:
         return list(items)
     return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
@@ -88,12 +88,12 @@ def _line(image: dict, rounds: tuple[tuple[int, int], ...], folder: Path) -> Lin
     )
 
 
-def _version(version: dict, folder: Path) -> Version:
+def _version(version: dict, folder: Path) -> ShownVersion:
     image = _read(folder / version["file"])
     content, style = (version[key] + 1 if key in version else None for key in ("content", "style"))
     if image is None:
-        return Version(version["round"], version["step"], None, 0, content, style)
-    return Version(version["round"], version["step"], _data_uri(image), max(image.size), content, style)
+        return ShownVersion(version["round"], version["step"], None, 0, content, style)
+    return ShownVersion(version["round"], version["step"], _data_uri(image), max(image.size), content, style)
 
 
 def _read(path: Path) -> Image.Image | None:

@@ -1,4 +1,4 @@
-"""Numbers that others report for the same tables: training-domain validation, accuracy in percent.
+"""Published numbers for the same tables: training-domain validation, accuracy in percent.
 
 DomainFusion, ERM and the two diffusion classifiers with ResNet-50, and the cost table, are from the supplement of
 the paper (ECCV 2024); every other row is from the method's own paper.
@@ -39,13 +39,13 @@ ACCURACY: dict[str, dict[str, tuple[float | None, ...]]] = {
 
 @dataclass(frozen=True)
 class PublishedCost:
-    """On DomainNet: days of one V100 for fine-tuning the generator and for generation, and images generated."""
+    """The cost on DomainNet: days of one V100 to fine-tune the generator and to generate, and images generated."""
 
     method: str
     tuning_days: float
     generation_days: float
     images: int
-    images_told: str
+    images_text: str  # the number of images in the paper's words
 
 
 COSTS = (
@@ -55,8 +55,8 @@ COSTS = (
 )
 
 
-def level(hparams: dict) -> str:
-    """The published numbers' backbone that a run's hparams ask for: RegNetY if they name one, else ResNet-50."""
+def backbone_of(hparams: dict) -> str:
+    """The backbone whose published numbers a run is compared with: RegNetY if its hparams name one, else ResNet-50."""
     return REGNETY if "regnety" in str(hparams.get("backbone", "")) else RESNET50
 
 

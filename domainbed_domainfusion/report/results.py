@@ -1,4 +1,4 @@
-"""The numbers of the tables: the host's own selection methods on a sweep's rows, with the runs that they chose."""
+"""The numbers of the tables: the host's own selection methods on a sweep's rows, and the runs that they choose."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -39,20 +39,20 @@ class Cell:
 
     @property
     def validation(self) -> float:
-        """Mean of the accuracy that the choice was made by, in percent."""
+        """Mean of the validation accuracies that decided the choices, in percent."""
         return 100 * float(np.mean([choice.val_acc for choice in self.choices]))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One algorithm: a cell per test environment, None where no run counts for this selection method."""
+    """One algorithm: a cell per test environment, None where the selection method has no run to choose from."""
 
     algorithm: str
     cells: tuple[Cell | None, ...]
 
     @property
     def trial_means(self) -> tuple[float, ...]:
-        """Each trial's mean over the environments that it has a number for, in percent: the host's Averages table."""
+        """The mean of each trial over the environments with a number, in percent, as in the host's Averages table."""
         by_trial: dict[int, list[float]] = {}
         for cell in self.cells:
             for choice in cell.choices if cell is not None else ():
@@ -100,7 +100,7 @@ def selection_methods() -> list:
 def tables(records: Any) -> list[Table]:
     """Every (dataset, selection method) table of the host's collect_results, datasets outermost.
 
-    `records` is the host's `Q` of result rows. Datasets and algorithms that the host does not know come last.
+    `records` is the host's `Q` of result rows. Datasets and algorithms unknown to the host come last.
     """
     groups = host.module("lib.reporting").get_grouped_records(records)
     return [
@@ -122,7 +122,7 @@ def algorithm_names(records: Any, dataset: str) -> list[str]:
 
 
 def environment_names(dataset: str, records: Any) -> tuple[str, ...]:
-    """The environments' names as the host shows them; env0, env1, … for a dataset that the host does not know."""
+    """The environments' names as the host shows them; env0, env1, … for a dataset unknown to the host."""
     datasets = host.module("datasets")
     if dataset in datasets.DATASETS:
         return tuple(str(name) for name in datasets.get_dataset_class(dataset).ENVIRONMENTS)
@@ -132,6 +132,7 @@ def environment_names(dataset: str, records: Any) -> tuple[str, ...]:
 
 
 def _in_order(names: Any, known: list[str]) -> list[str]:
+    """`names` in the order of `known`, then the others."""
     return [name for name in known if name in names] + [name for name in names if name not in known]
 
 
@@ -149,12 +150,12 @@ def _table(groups: Any, dataset: str, algorithms: list[str], environments: tuple
 
 
 def _choose(group: dict, method: Any) -> Choice | None:
-    """What `method` picks among the runs of one (trial, dataset, algorithm, test environment), None if it cannot."""
+    """The choice of `method` among the runs of one (trial, dataset, algorithm, test environment); None without any."""
     ranking = method.hparams_accs(group["records"])
     if not len(ranking):
         return None
     accuracies, run = ranking[0]
-    # The host tells the accuracies, not the checkpoint: find the step that gives the same ones by itself.
+    # The host returns accuracies without the step: find the step whose rows alone give the same accuracies.
     steps = [step for step, rows in run.group("step") if method.run_acc(rows) == accuracies]
     last = method is host.module("model_selection").OracleSelectionMethod
     step = max(steps) if last else min(steps)

@@ -1,4 +1,4 @@
-"""The page's tables as Markdown and as LaTeX, for a README and for a paper."""
+"""The page's tables as Markdown for a README, and as LaTeX for a paper."""
 
 from .content import Content, DatasetPart
 from .results import Cell, Table
@@ -8,7 +8,7 @@ LATEX_PLUS_MINUS = r" $\pm$ "
 
 
 def markdown(content: Content) -> str:
-    """Every accuracy table, the published numbers beside ours, and the commands for what is missing."""
+    """Every accuracy table, the published numbers beside ours, and the commands for missing jobs."""
     parts = [f"# {content.sweep.path.resolve().name}\n"]
     for part in content.datasets:
         parts.append(f"## {part.name}\n")
@@ -44,11 +44,11 @@ def latex(content: Content) -> str:
 
 
 def _cells(table: Table, plus_minus: str) -> tuple[list[str], list[list[str]]]:
-    def told(cell: Cell | None) -> str:
+    def text_of(cell: Cell | None) -> str:
         return DASH if cell is None else f"{cell.mean:.1f}{plus_minus}{cell.error:.1f}"
 
     header = ["Algorithm", *table.environments, "Avg"]
-    return header, [[row.algorithm, *map(told, row.cells), _number(row.average)] for row in table.rows]
+    return header, [[row.algorithm, *map(text_of, row.cells), _number(row.average)] for row in table.rows]
 
 
 def _comparison_cells(part: DatasetPart) -> tuple[list[str], list[list[str]]]:

@@ -37,7 +37,7 @@ def reference(
 ):
     name, extra = SOLVERS.get(scheduler, (scheduler, {}))
     solver = getattr(diffusers, name).from_config(pipeline.scheduler.config, timestep_spacing=timestep_spacing, **extra)
-    # the pipeline's constructor mends scheduler settings (clipping, first timestep); a mere assignment does not
+    # The pipeline's constructor corrects the scheduler's clipping and first timestep. Assigning a scheduler does not.
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(
         **{**pipeline.components, "scheduler": solver}, requires_safety_checker=False
     )
@@ -131,7 +131,7 @@ def test_any_scheduler_the_folder_names(folder, tmp_path, pipeline, images, labe
 
 
 def test_a_latent_consistency_model(tmp_path, images, labels, monkeypatch):
-    """Its U-Net takes the guidance scale as a condition, in the pipeline as here, so nothing runs twice."""
+    """Its U-Net takes the guidance scale as a condition, here and in the pipeline. No step needs twice the rows."""
     folder = make_tiny_stable_diffusion(tmp_path, time_cond_proj_dim=8)
     pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
     ldm = LatentDiffusion.load(str(with_scheduler(folder, "LCMScheduler")), device="cpu")
@@ -256,7 +256,7 @@ def test_images_that_are_not_finite_are_an_error(ldm, prompts, images, labels):
 
 
 def test_compiled_is_eager(tmp_path, images, labels):
-    """Traced and run by torch's own kernels: fusing them takes a compiler, and is torch's to test."""
+    """The backend runs torch's own kernels. Fused kernels need a compiler, and torch tests them."""
     one_level = {"block_out_channels": (16,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     ldm = LatentDiffusion.load(str(make_tiny_stable_diffusion(tmp_path, **one_level)), device="cpu")
     prompts, confidence = Prompts(ldm, CLASS_NAMES), torch.tensor([0.3, 0.75, 0.99])
@@ -269,11 +269,13 @@ def test_compiled_is_eager(tmp_path, images, labels):
     assert len(graphs) >= 2 and torch.allclose(compiled.images, eager.images, atol=1e-5)
     count = len(graphs)
     again = distillation.coefficients(images, labels, confidence, [1, 2, 3])
-    assert torch.equal(again[1], slope[1]) and len(graphs) == count  # what is differentiated is not compiled
+    assert (
+        torch.equal(again[1], slope[1]) and len(graphs) == count
+    )  # no compiled network runs where a gradient is computed
 
 
 class SamePlace:
-    """A network that writes every result of a shape to the same place, as the replay of a CUDA graph does."""
+    """A network that writes all results of a shape to the same memory, as the replay of a CUDA graph does."""
 
     def __init__(self, network):
         self.network, self.places = network, {}
@@ -284,12 +286,12 @@ class SamePlace:
 
 
 @pytest.mark.parametrize("scheduler", ["pndm", "dpmsolver++"])  # both remember earlier predictions
-def test_what_a_cuda_graph_overwrites_is_kept(ldm, prompts, images, labels, monkeypatch, scheduler):
+def test_results_survive_the_next_replay_of_a_cuda_graph(ldm, prompts, images, labels, monkeypatch, scheduler):
     monkeypatch.setattr(model, "DECODER_SLICE", 2 * 32 * 32)
     sampler = CandidateSampler(ldm, prompts, 6, scheduler=scheduler)
     eager = sampler.sample(images, labels, SEEDS)
     monkeypatch.setattr(ldm, "_compiled", {"unet": SamePlace(ldm._unet), "decode": SamePlace(ldm._decoder.decode)})
-    monkeypatch.setattr(ldm, "_replayed", True)
+    monkeypatch.setattr(ldm, "_uses_cuda_graphs", True)
     replayed = sampler.sample(images, labels, SEEDS)
     assert torch.equal(replayed.latents, eager.latents) and torch.equal(replayed.images, eager.images)
 

@@ -102,7 +102,7 @@ def test_the_stages_timesteps_are_evenly_spaced_parts_of_the_last():
 
 
 class MadeUp:
-    """Errors that depend on (image, class, t) as real ones do, at no cost; `asked` counts them."""
+    """Errors that depend on (image, class, t) as real ones do, but cost nothing; `asked` counts them."""
 
     def __init__(self, images, classes, spread=0.3, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -139,7 +139,7 @@ def test_the_stages_keep_the_classes_with_the_least_mean_error_so_far():
         eliminated = [k for k in range(classes) if k not in alive]
         np.testing.assert_allclose(scores[i, alive], means[alive])
         np.testing.assert_allclose(scores[i, eliminated], means[eliminated] - 1 - (means.max() - means.min()))
-    assert saved > 2  # later timesteps turn the order of the survivors
+    assert saved > 2  # later timesteps change the order of the survivors
     assert errors.asked == images * (10 * 2 + 6 * 4 + 4 * 12)
 
 
@@ -173,7 +173,7 @@ def algorithm1(errors, i, seed, classes, min_scores, max_scores, cutoff, weights
 
 
 @pytest.mark.parametrize("group", [1, 37, 5000])
-def test_pruning_is_the_published_algorithm_whatever_the_groups(group):
+def test_pruning_is_the_published_algorithm_for_every_group_size(group):
     images, classes, settings = 12, 6, (5, 40, 2e-2)
     weights = 0.5 + torch.rand(1000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     errors = MadeUp(images, classes, spread=0.2)

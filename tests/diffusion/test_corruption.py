@@ -1,4 +1,4 @@
-"""What every corruption must do at both ends, its gradient by finite differences, and each one by its meaning."""
+"""Every corruption at p = 0 and p = 1, its gradient against finite differences, and the formula of each."""
 
 import itertools
 import math
@@ -48,7 +48,7 @@ def test_gradient_is_that_of_finite_differences(images, kind):
     with torch.no_grad():
         difference = (projection(p + 1e-7) - projection(p - 1e-7)) / 2e-7
     assert gradient.abs().min() > 1e-3
-    # a pixel whose slope begins or ends within 1e-7 of p would spoil this: the seeds have none
+    # A pixel whose blend starts or ends within 1e-7 of p would falsify the difference. These seeds have none.
     assert torch.allclose(gradient, difference, rtol=1e-4, atol=1e-5)
 
 
@@ -61,7 +61,7 @@ def test_an_image_is_corrupted_alike_alone_and_in_a_batch(images, kind):
 
 
 @pytest.mark.parametrize("kind", CHANGING)
-def test_the_range_is_kept(images, kind):
+def test_the_range_stays(images, kind):
     result = corrupted(images, torch.tensor([0.1, 0.5, 0.9]), kind)
     assert result.shape == images.shape and result.abs().max() <= 1 + 1e-6
 
@@ -96,8 +96,8 @@ def test_pepper_blackens_the_share_it_should(p):
 
 def test_mask_takes_whole_blocks_in_all_channels(images):
     result = corrupted(images + 2, torch.full((3,), 0.5), "mask")
-    kept = result / (images + 2)
-    blocks = kept.reshape(3, 3, 8, 4, 8, 4)
+    weight = result / (images + 2)
+    blocks = weight.reshape(3, 3, 8, 4, 8, 4)
     assert torch.allclose(blocks, blocks[:, :1, :, :1, :, :1].expand_as(blocks), atol=1e-6)
-    assert (kept < 1e-6).any() and (kept > 1 - 1e-6).any()
+    assert (weight < 1e-6).any() and (weight > 1 - 1e-6).any()
     assert corrupted(images, torch.zeros(3), "mask").abs().max() == 0

@@ -82,7 +82,7 @@ def algorithm2(folder):
 
 
 def reference(algorithm2, images, labels, *options):
-    """Both gradient modes are held against the same numbers."""
+    """Both gradient modes are compared with the same numbers."""
     if options not in algorithm2.results:
         algorithm2.results[options] = compute_reference(algorithm2, images, labels, *options)
     return algorithm2.results[options]
@@ -233,7 +233,7 @@ def test_auto_goes_on_in_reverse_and_says_so_once(ldm, prompts, images, labels, 
 
 @pytest.fixture
 def timed_device(monkeypatch):
-    """Let "auto" take the CPU for a GPU, and a stopwatch that says what the modes take, forward first."""
+    """Let "auto" time the modes on the CPU too; the stopwatch returns these seconds, forward mode's first."""
     seconds = []
 
     class Stopwatch:
@@ -290,4 +290,4 @@ def test_out_of_memory_halves_the_micro_batch(ldm, prompts, images, labels, monk
     for _ in range(2):
         value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
         assert torch.allclose(value, expected[0], rtol=1e-5) and torch.allclose(slope, expected[1], rtol=1e-3)
-    assert seen == [3, 1, 1, 1, 1, 1, 1]  # what did not fit once is not tried again
+    assert seen == [3, 1, 1, 1, 1, 1, 1]  # a size that did not fit is not tried again

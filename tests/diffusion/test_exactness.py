@@ -13,7 +13,7 @@ from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.pocket import LDM_FOLDER
 
-# Random weights magnify what 16 bits round off where confidence, and with it the contrast, nearly vanishes.
+# Near confidence 0 the image has hardly any contrast, and random weights magnify the rounding errors of 16 bits.
 IMAGES, LEAST_CONFIDENCE = {"tiny": 96, "pocket": 16}, {"tiny": 0.05, "pocket": 0.0}
 NAMES = ["zero", "one", "two"]
 
@@ -25,7 +25,7 @@ def source(request, folder):
 
 @lru_cache
 def coefficients(source, dtype, gradient, gradient_mode):
-    """Of many images, each noise over a gradient, with its own confidence, timestep and noise."""
+    """LD's coefficients of many images. Each is noise over a gradient and has its own confidence, t and ε."""
     size = "pocket" if source == LDM_FOLDER else "tiny"
     count, least = IMAGES[size], LEAST_CONFIDENCE[size]
     generator = torch.Generator().manual_seed(0)

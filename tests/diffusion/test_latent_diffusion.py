@@ -224,7 +224,7 @@ def test_a_module_that_holds_it_has_none_of_it(ldm, prompts):
 
 
 def test_it_is_frozen(ldm):
-    networks = [ldm._unet, ldm._vae, ldm._text()[1]]
+    networks = [ldm._unet, ldm._vae, ldm._tokenizer_and_encoder()[1]]
     assert not any(network.training for network in networks)
     assert not any(parameter.requires_grad for network in networks for parameter in network.parameters())
 

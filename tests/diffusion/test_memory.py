@@ -1,4 +1,4 @@
-"""The micro-batch that is found: the measure against tensors of known size, and what follows from it."""
+"""The size of a micro-batch: the measured peak against tensors of known size, and the items that fit."""
 
 from pathlib import Path
 
@@ -62,10 +62,10 @@ def test_free_memory_within_a_containers_limit(tmp_path, monkeypatch, limit, exp
 
 def test_as_many_as_fit(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 100 * 1024)
-    assert memory.fitting(lambda: KB + 1, CPU) == 50
-    assert memory.fitting(lambda: [KB + 1 for _ in range(60)], CPU) == 1
+    assert memory.items_that_fit(lambda: KB + 1, CPU) == 50
+    assert memory.items_that_fit(lambda: [KB + 1 for _ in range(60)], CPU) == 1
     monkeypatch.setattr(memory, "free_memory", lambda device: None)
-    assert memory.fitting(lambda: KB + 1, CPU) is None
+    assert memory.items_that_fit(lambda: KB + 1, CPU) is None
 
 
 @pytest.mark.parametrize("gradient_mode", ["forward", "reverse"])
@@ -77,7 +77,7 @@ def test_ld_finds_its_micro_batch_once(ldm, prompts, images, labels, monkeypatch
     ours = LatentDistillation(ldm, prompts, gradient_mode=gradient_mode)
     one = memory.peak(lambda: ours.coefficients(images[:1], labels[:1], confidence[:1], seeds[:1]), CPU)
     three = memory.peak(lambda: ours.coefficients(images, labels, confidence, seeds), CPU)
-    assert 2 * one < three < 3.2 * one  # what is measured for one image holds for more
+    assert 2 * one < three < 3.2 * one  # memory grows with the number of images
     ours.micro_batch, sizes, encode = None, [], ldm.encode
     monkeypatch.setattr(memory, "free_memory", lambda device: int(2.5 * one / memory.SHARE["cpu"]))
     monkeypatch.setattr(ldm, "encode", lambda images: sizes.append(images.shape[0]) or encode(images))

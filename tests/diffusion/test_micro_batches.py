@@ -1,4 +1,4 @@
-"""Micro-batches cover everything once, in order, whatever fits."""
+"""Micro-batches cover every item once, in order, for every size that fits."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ MESSAGES = {
     "dynamic shapes, cuDNN may need additional device memory to JIT-compile shape-specialized kernels.",
     "cuSOLVER": "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
 }
-#: Other failures of a GPU and of its libraries, which a smaller batch does not cure.
+#: Other failures of a GPU and of its libraries. A smaller batch does not help.
 OTHER_MESSAGES = [
     "shapes do not match",
     "CUDA error: an illegal memory access was encountered",

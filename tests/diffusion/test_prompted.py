@@ -1,4 +1,4 @@
-"""φ, sampler and Latent Distillation from a run's hparams: each hparam reaches the argument that it is for."""
+"""φ, sampler and Latent Distillation from a run's hparams: every hparam reaches its argument."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def load_hparams(folder, **changed) -> dict:
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """No model is loaded yet: one that a test compiles stays its own."""
+    """An empty cache of models, so that a compiled model stays inside its test."""
     monkeypatch.setattr("domainbed_domainfusion.diffusion.model._loaded", {})
 
 

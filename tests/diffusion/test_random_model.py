@@ -10,7 +10,7 @@ from domainbed_domainfusion.diffusion.source import check_folder
 
 
 def test_every_weight_of_a_loaded_stand_in_is_randomised(tiny_ldm):
-    """On a CPU its convolutions lie in memory channels_last."""
+    """On a CPU the weights of its convolutions are channels_last."""
     ldm = LatentDiffusion.load(tiny_ldm, device="cpu")
     weights = [weight for network in (ldm._unet, ldm._vae) for weight in network.parameters()]
     assert any(weight.ndim == 4 and not weight.is_contiguous() for weight in weights)
@@ -27,7 +27,7 @@ def test_every_weight_of_a_loaded_stand_in_is_randomised(tiny_ldm):
 
 
 def test_the_stand_in_has_stable_diffusions_size_and_takes_no_room(tmp_path):
-    """The parameters that its published files have."""
+    """The numbers of parameters are those of the published files."""
     folder = write_random_model(tmp_path / "sd")
     check_folder(folder)
     weights = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}

@@ -1,4 +1,4 @@
-"""A single checkpoint in the original release's layout: the folder's networks; what is refused, and why."""
+"""A single checkpoint in the original release's layout: the same networks as the folder; refused files, and why."""
 
 import shutil
 
@@ -37,9 +37,9 @@ def sentence_of(path):
 
 
 def changed(checkpoint, tmp_path, remove=(), **tensors):
-    """A copy of the checkpoint without the tensors that begin with `remove`, and with others."""
-    kept = {name: tensor for name, tensor in load_file(checkpoint).items() if not name.startswith(tuple(remove))}
-    save_file({**kept, **tensors}, tmp_path / "changed.safetensors")
+    """A copy of the checkpoint without the tensors whose names start with `remove`, and with other tensors added."""
+    remaining = {name: tensor for name, tensor in load_file(checkpoint).items() if not name.startswith(tuple(remove))}
+    save_file({**remaining, **tensors}, tmp_path / "changed.safetensors")
     return tmp_path / "changed.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""An AutoencoderTiny in the VAE's place, against diffusers' pipeline with its VAE replaced."""
+"""An AutoencoderTiny instead of the VAE, against diffusers' pipeline with its VAE replaced."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:(?s).*clip_sample:FutureWarning"
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
-    """As TAESD, but small and 4 pixels per latent; its latents are scaled by a factor of its own."""
+    """Like TAESD, but small, with 4 pixels per latent and another scaling factor than the VAE's."""
     folder = tmp_path_factory.mktemp("decoder")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -61,7 +61,7 @@ def test_candidates_are_those_of_a_pipeline_with_this_decoder(folder, decoder, t
         generator=torch.Generator().manual_seed(2),
     ).images
     assert torch.allclose(ours.latents[1], latents, atol=2e-5)
-    pipeline.vae = diffusers.AutoencoderTiny.from_pretrained(decoder)  # its last lines decode with whatever VAE it has
+    pipeline.vae = diffusers.AutoencoderTiny.from_pretrained(decoder)  # the pipeline decodes with its VAE
     decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
     theirs = pipeline.image_processor.postprocess(decoded, output_type="pt", do_denormalize=[True])
     assert theirs.std() > 0.02 and torch.allclose(ours.images[1] / 2 + 0.5, theirs, atol=2e-5)

@@ -1,4 +1,4 @@
-"""The embedded benchmark and the embedded LDM: determinism, the cache, the folder, and that the two never met."""
+"""The embedded benchmark and the embedded LDM: determinism, the cache, the folder; no image was trained on."""
 
 import json
 import subprocess
@@ -67,7 +67,7 @@ def test_warp_by_nothing_changes_nothing_and_a_shift_moves_the_glyph():
 
 @pytest.fixture
 def few(monkeypatch):
-    """DigitStyles with twenty images an environment."""
+    """DigitStyles with twenty images per environment."""
     monkeypatch.setattr(digit_styles, "PER_CLASS", 2)
     recipe = digit_styles.recipe
     recipe.cache_clear()
@@ -75,8 +75,8 @@ def few(monkeypatch):
     recipe.cache_clear()
 
 
-# Mean brightness of images 0 to 9, recorded. A tolerance, not a digest: FreeType's and numpy's rounding may differ
-# from release to release, the drawing may not.
+# Mean brightness of images 0 to 9, recorded. They are compared with a tolerance instead of a digest: the rounding of
+# FreeType and numpy may differ between releases.
 RECORDED = json.loads("""{"H": [74.9, 78.1, 86.5, 67.8, 65.3, 86.1, 77.4, 73.3, 89.3, 83.4],
  "P": [233.7, 220.7, 227.3, 220.9, 220.5, 210.6, 228.3, 231.9, 220.4, 230.3],
  "O": [223.9, 235.5, 232.5, 231.7, 231.0, 229.7, 229.0, 235.9, 232.7, 218.1],
@@ -231,7 +231,7 @@ def test_text_encoder_weights_are_named_as_stable_diffusions():
     from safetensors import safe_open
 
     with safe_open(Path(LDM_FOLDER, "text_encoder", "model.safetensors"), "pt") as weights:
-        assert all(name.startswith("text_model.") for name in weights.keys())  # noqa: SIM118 - no dict
+        assert all(name.startswith("text_model.") for name in weights.keys())  # noqa: SIM118 - not a dict
 
 
 def test_scheduler_is_stable_diffusions():

@@ -1,4 +1,4 @@
-"""Damaged and unfinished sweep folders: the page still comes and says what is missing."""
+"""Damaged and unfinished sweep folders: the page is still written and says what is missing."""
 
 import json
 import shlex
@@ -32,7 +32,7 @@ def test_a_half_written_line_is_left_out_and_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reason",
     [
         (lambda row: row.pop("env0_in_acc"), "lacks env0_in_acc"),
         (lambda row: row.update(env1_out_acc=None), "lacks a number for env1_out_acc"),
@@ -42,7 +42,7 @@ def test_a_half_written_line_is_left_out_and_named(tmp_path):
         (lambda row: row.update(step="three"), "lacks step"),
     ],
 )
-def test_a_row_that_the_selection_methods_cannot_use_is_left_out(tmp_path, change, told):
+def test_a_row_that_the_selection_methods_cannot_use_is_left_out(tmp_path, change, reason):
     job = write_job(tmp_path, "PACS", "ERM", [0])
     lines = (job / "results.jsonl").read_text().splitlines()
     row = json.loads(lines[2])
@@ -51,7 +51,7 @@ def test_a_row_that_the_selection_methods_cannot_use_is_left_out(tmp_path, chang
     (job / "results.jsonl").write_text("\n".join(lines) + "\n")
     sweep = read_sweep(tmp_path)
     assert len(sweep.jobs[0].rows) == 6
-    assert sweep.damage == [f"{job.name}/results.jsonl, line 3 {told}."]
+    assert sweep.damage == [f"{job.name}/results.jsonl, line 3 {reason}."]
 
 
 def test_no_finished_run_still_gives_a_page(tmp_path):
@@ -84,7 +84,7 @@ def test_numbers_from_an_unfinished_run_are_marked(tmp_path):
     assert "from an unfinished run" not in page(tmp_path / "sweep", tmp_path)
 
 
-def test_mixed_step_counts_are_told(tmp_path):
+def test_mixed_step_counts_are_reported(tmp_path):
     for env in range(4):
         write_job(tmp_path, "PACS", "ERM", [env], steps=301)
         write_job(tmp_path, "PACS", "SAM", [env], steps=101)
@@ -127,7 +127,7 @@ def test_a_missing_cell_is_named_with_the_command_that_fills_exactly_it(tmp_path
     [gap] = find_gaps(read_sweep(tmp_path))
     assert (gap.dataset, gap.algorithm, gap.jobs) == ("PACS", "ERM", ("test_envs 1, trial 0, hparams seed 1",))
     assert len(gap.commands) == 1
-    # The host's own sweep resolves the command's arguments to jobs: all but the missing one must be there.
+    # The host's own sweep resolves the command's arguments to jobs. All of them but the missing one must exist.
     expected = [
         "--datasets",
         "PACS",

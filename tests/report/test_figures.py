@@ -1,4 +1,4 @@
-"""The supplement's figures: what is drawn is what Latent Distillation computes, from the pictures of the run."""
+"""The supplement's figures show what Latent Distillation computes from the pictures of the run."""
 
 import itertools
 import json
@@ -63,8 +63,8 @@ def change_gallery(folder: Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
-def keeping(figures: list):
-    """In place of writing a PNG at 300 dots an inch: keep the figure, write a dot."""
+def collecting(figures: list):
+    """A `save` that appends the figure to `figures` and writes one pixel: a PNG at 300 dpi takes seconds."""
 
     def save(figure, path: str) -> None:
         figures.append(figure)
@@ -79,7 +79,7 @@ def drawn(monkeypatch):
 
     def draw(folder: Path, draws: int = 1) -> tuple[dict, dict]:
         saved = []
-        monkeypatch.setattr(figures_drawing, "save", keeping(saved))
+        monkeypatch.setattr(figures_drawing, "save", collecting(saved))
         paths = write_figures(folder, draws=draws)
         index = json.loads((folder / "generated/figures/figures.json").read_text())["figures"]
         assert [path.name for path in paths[:3]] == [figure["file"] for figure in index]
@@ -148,9 +148,9 @@ def test_the_contrast_columns_are_p_times_x(job, drawn):
         for p, array in zip(CONFIDENCES, contrast):
             assert np.abs(array - (p * x + 1) * 127.5).max() <= 0.501
         assert [noise["p"] for noise in image["noise"]] == pytest.approx(2 * CONFIDENCES)
-        # Masking replaces whole blocks: with less confidence never fewer of them.
-        kept = [(array == masked[0]).all(-1) for array in masked]
-        assert all((after <= before).all() for before, after in itertools.pairwise(kept)) and not kept[-1].all()
+        # Masking replaces whole blocks. Less confidence never replaces fewer of them.
+        visible = [(array == masked[0]).all(-1) for array in masked]
+        assert all((after <= before).all() for before, after in itertools.pairwise(visible)) and not visible[-1].all()
 
 
 def test_the_pictures_are_the_gallerys_files(job, drawn):
@@ -164,7 +164,7 @@ def test_the_pictures_are_the_gallerys_files(job, drawn):
 
 def test_noise_images_of_a_figure_share_one_scale(job, monkeypatch):
     figures = []
-    monkeypatch.setattr(figures_drawing, "save", keeping(figures))
+    monkeypatch.setattr(figures_drawing, "save", collecting(figures))
     write_figures(job, draws=1)
     for figure, one in zip(figures, json.loads((job / "generated/figures/figures.json").read_text())["figures"]):
         noise = [image for image in figure.axes[0].images if image.get_array().ndim == 2]
@@ -202,14 +202,14 @@ def test_p_is_the_finished_classifiers(job, tiny_ldm, drawn):
     classifier = saved_model(job, ldm=tiny_ldm)
     _, index = drawn(job)
     assert "p is the finished classifier's confidence" in index[EVOLUTION]["caption"]
-    told = set()
+    confidences = set()
     for image in index[EVOLUTION]["images"]:
         for noise in image["noise"]:
             with torch.no_grad():
                 logits = classifier.predict((picture(job, image["key"], noise["round"]) + 1) / 2)
             assert noise["p"] == pytest.approx(logits.softmax(-1)[0, NAMES.index(image["class_name"])].item(), abs=1e-5)
-            told.add(round(noise["p"], 4))
-    assert len(told) > 4
+            confidences.add(round(noise["p"], 4))
+    assert len(confidences) > 4
 
 
 def test_without_a_model_p_is_what_the_gallery_recorded_or_1(job, drawn):

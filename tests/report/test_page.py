@@ -175,7 +175,7 @@ def test_ticks_are_round_numbers(low, high, expected):
     assert ticks(low, high, 4) == pytest.approx(expected)
 
 
-def test_numbers_are_told_in_the_unit_that_reads_best():
-    told = [duration(seconds) for seconds in (0, 0.0123, 1.5, 90, 7200, 189216)]
-    assert told == ["–", "12.3 ms", "1.5 s", "1.5 min", "2 h", "2.19 days"]
+def test_durations_have_a_readable_unit():
+    texts = [duration(seconds) for seconds in (0, 0.0123, 1.5, 90, 7200, 189216)]
+    assert texts == ["–", "12.3 ms", "1.5 s", "1.5 min", "2 h", "2.19 days"]
     assert [signed(number) for number in (1.25, -1.25, None)] == ["+1.2", "−1.2", "–"]

@@ -45,8 +45,8 @@ def test_every_cell_of_every_method_equals_the_hosts_printed_table(tmp_path, run
         assert ours == {name: cells for name, cells in expected.items() if name in ours}
         column = ["PACS", "OfficeHome"].index(table.dataset)  # the host's own order
         for row in (row for row in table.rows if row.trial_means):
-            told = f"{np.mean(row.trial_means):.1f} +/- {row.average_error:.1f}"
-            assert told == printed["Averages", table.method][row.algorithm][column]
+            expected = f"{np.mean(row.trial_means):.1f} +/- {row.average_error:.1f}"
+            assert expected == printed["Averages", table.method][row.algorithm][column]
 
 
 def row(trial: int, step: int, validation: float, target: float) -> dict:
@@ -57,7 +57,7 @@ def row(trial: int, step: int, validation: float, target: float) -> dict:
 
 
 def test_a_cell_is_mean_and_standard_error_over_the_trials_of_the_chosen_checkpoints():
-    # Trial 0 chooses step 10 (validation 0.9), trial 1 its first of two equals, step 0.
+    # Trial 0 chooses step 10 (validation 0.9), trial 1 the first of two equal steps, step 0.
     records = host.module("lib.query").Q(
         [row(0, 0, 0.8, 0.7), row(0, 10, 0.9, 0.5), row(0, 20, 0.85, 0.9), row(1, 0, 0.6, 0.3), row(1, 10, 0.6, 0.8)]
     )

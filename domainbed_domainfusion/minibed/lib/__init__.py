@@ -1,1 +1,1 @@
-"""What the scripts share: splits and printing, loaders, records and queries over them."""
+"""Code that the scripts share: splits and printing, data loaders, records and queries over them."""

@@ -1,4 +1,4 @@
-"""Loaders whose worker processes live as long as the run: one endless stream of batches each."""
+"""Data loaders with one endless stream of batches each. Their worker processes therefore live as long as the run."""
 
 from collections.abc import Iterable, Iterator
 
@@ -22,7 +22,7 @@ def _stream(dataset: Dataset, batches: BatchSampler, num_workers: int) -> Iterat
 
 
 class InfiniteDataLoader:
-    """Batches for ever, drawn with replacement: uniformly, or by the weights (N,) if given. Its length is undefined."""
+    """Endless batches, drawn with replacement, uniformly or by weights (N,). It has no length."""
 
     def __init__(self, dataset: Dataset, weights: torch.Tensor | None, batch_size: int, num_workers: int):
         if weights is None:
@@ -40,7 +40,7 @@ class InfiniteDataLoader:
 
 
 class FastDataLoader:
-    """Every example once per pass, in random order, the last batch as small as it comes."""
+    """Every example once per pass, in random order; the last batch may be smaller."""
 
     def __init__(self, dataset: Dataset, batch_size: int, num_workers: int):
         batches = BatchSampler(RandomSampler(dataset, replacement=False), batch_size, drop_last=False)

@@ -48,9 +48,9 @@ def make_weights_for_balanced_classes(dataset: Dataset) -> torch.Tensor:
 
 
 def accuracy(network: torch.nn.Module, loader: DataLoader, weights: torch.Tensor | None, device: str) -> float:
-    """The share in [0, 1] of the loader's examples whose largest logit is the label's, weighted by `weights` (N,).
+    """The accuracy in [0, 1] on the loader's examples, weighted by `weights` (N,).
 
-    `network.predict(x)` gives logits (B, classes). The network is in eval mode meanwhile, in train mode afterwards.
+    `network.predict(x)` gives logits (B, classes). The network runs in eval mode and is set to train mode afterwards.
     """
     correct, total, seen = 0.0, 0.0, 0
     network.eval()
@@ -75,7 +75,7 @@ def print_row(row: Sequence[Any], colwidth: int = 10, latex: bool = False) -> No
 
 
 class Tee:
-    """A text stream that writes to the present standard output and to a file, flushing both at once."""
+    """A text stream that writes to the current standard output and to a file, and flushes both after each write."""
 
     def __init__(self, path: str, mode: str = "a"):
         self.stdout = sys.stdout

@@ -11,7 +11,7 @@ Selector = str | Callable[[Any], Any]
 
 
 def make_selector_fn(selector: Selector) -> Callable[[Any], Any]:
-    """`"a.b"` reads `record["a"]["b"]`, `"a, b"` the pair of both; a function stands for itself."""
+    """`"a.b"` reads `record["a"]["b"]`, `"a, b"` reads both as a pair; a function is returned unchanged."""
     if callable(selector):
         return selector
     if not isinstance(selector, str):

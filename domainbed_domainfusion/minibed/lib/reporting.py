@@ -10,7 +10,10 @@ from .query import Q
 
 
 def load_records(path: str) -> Q:
-    """Every line of every `results.jsonl` one folder below `path`, as dicts; folders without one are passed over."""
+    """Every line of every `results.jsonl` one folder below `path`, as dicts; folders without one are skipped.
+
+    Raises InputError if `path` does not exist or a line is not whole.
+    """
     if not os.path.isdir(path):
         raise InputError(f"There is no folder {path}: give the --output_dir of a sweep.")
     records: list[dict] = []
@@ -31,7 +34,10 @@ def load_records(path: str) -> Q:
 
 
 def get_grouped_records(records: Q) -> Q:
-    """One {trial_seed, dataset, algorithm, test_env, records} per combination; two test envs put a record in two."""
+    """One {trial_seed, dataset, algorithm, test_env, records} per combination.
+
+    A record with two test environments belongs to two groups.
+    """
     groups: dict[tuple, list[dict]] = {}
     for record in records:
         args = record["args"]

@@ -1,57 +1,9 @@
 """`domainfusion figures --run JOB`: the supplement's Figures 2, 3 and 4 from one run.
 
-Each is a PNG; `figures.json` beside them has every number and seed, `figures.html` shows them on one page, and `report`
-takes them from the job's folder.
+Each is a PNG. `figures.json` has every number and seed, `figures.html` shows all figures on one page, and `report`
+takes them from the job's folder. May import what `report` may import.
 """
 
-import json
-import shlex
-from dataclasses import asdict
-from pathlib import Path
+from .output import write_figures
 
-from ...errors import InputError
-from ...files import write_atomically
-from ...hosting import host
-from .run import read_run
-from .written import FOLDER, INDEX
-
-PAGE = "figures.html"
-DRAWS = 32
-
-
-def write_figures(
-    folder: Path, output: Path | None = None, draws: int = DRAWS, ldm: str | None = None, data_dir: str | None = None
-) -> list[Path]:
-    """Draw the three figures of a job folder; return the files written, the page last.
-
-    output: default `generated/figures` in the job folder, where `report` looks for them; draws: T, draws of (t, ε) per
-    noise image; ldm, data_dir: in place of the run's own, where they have moved. Raises InputError, before anything is
-    written, for a folder that has nothing to draw from and for an LDM or a model.pkl that cannot be used.
-    """
-    if draws < 1:
-        raise InputError(f"--draws is {draws}, but must be a whole number from 1 on.")
-    run = read_run(folder)
-    host.check_imports()
-    output = output or folder / "generated" / FOLDER
-    from ..page import figures_html
-    from .drawing import save  # these here, because diffusers and matplotlib take seconds to import
-    from .noise import NoiseImages
-    from .supplement import note, supplement_figures
-
-    noises = NoiseImages(run, draws, ldm, data_dir)
-    figures = supplement_figures(noises)
-    for drawn, figure in figures:
-        write_atomically(output / drawn.file, lambda path, figure=figure: save(figure, path))
-    command = shlex.join(
-        ["domainfusion", "figures", "--run", str(folder), "--draws", str(draws), *(["--ldm", ldm] if ldm else [])]
-    )
-    index = {
-        "command": command,
-        "ldm": noises.hparams["ldm"],
-        "draws": draws,
-        "note": note(noises),
-        "figures": [asdict(drawn) for drawn, _ in figures],
-    }
-    write_atomically(output / INDEX, json.dumps(index, indent=1))
-    write_atomically(output / PAGE, figures_html(run.name, output))
-    return [*(output / drawn.file for drawn, _ in figures), output / INDEX, output / PAGE]
+__all__ = ["write_figures"]

@@ -18,25 +18,25 @@ from matplotlib.patches import Rectangle
 
 from .noise import Noise
 
-WIDTH, HEIGHT, DPI = 7.0, 9.2, 300  # inches at most, as a page's text has them
-LABEL, GAP, LARGEST = 1.08, 0.07, 1.15  # inches: the row labels, between cells, a cell at most
+WIDTH, HEIGHT, DPI = 7.0, 9.2, 300  # at most the inches of a page's text area
+LABEL, GAP, LARGEST = 1.08, 0.07, 1.15  # inches: width of row labels, gap between cells, largest cell
 HEAD, NOTE, BETWEEN, SCALE = 0.34, 0.17, 0.16, 0.72  # inches: column heads, a line of text, groups, the colour bar
-SCALE_WIDTH, LABEL_LETTERS = 2.9, 17  # inches that the words above the colour bar need; letters in a row's label
+SCALE_WIDTH, LABEL_LETTERS = 2.9, 17  # inches for the words above the colour bar; letters per line of a row's label
 STYLE = {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 7.5, "figure.facecolor": "white"}
 INK, SOFT = "#16191d", "#454b55"
-QUANTILE = 0.99  # of all latent pixels, the top of the colour scale: a few of them would else darken all others
+QUANTILE = 0.99  # quantile of all latent pixels at the top of the colour scale: outliers would darken all others
 
 
 @dataclass(frozen=True)
-class Row:
-    """Cells from left to right, pictures or noise images, None for an empty one; `notes` go below the cells."""
+class PictureRow:
+    """Pictures or noise images from left to right; None is an empty cell. `notes` go below the cells."""
 
     label: tuple[str, ...]  # lines, the first in bold
     cells: list[torch.Tensor | Noise | None]  # (3, S, S) uint8, or Noise
     notes: list[str] | None = None
 
 
-def top_of(groups: list[list[Row]]) -> float:
+def top_of(groups: list[list[PictureRow]]) -> float:
     """The top of the figure's colour scale, rounded up to two significant digits."""
     magnitudes = [
         cell.magnitude.flatten() for rows in groups for row in rows for cell in row.cells if isinstance(cell, Noise)
@@ -46,10 +46,10 @@ def top_of(groups: list[list[Row]]) -> float:
     return float(np.ceil(top / digit) * digit)
 
 
-def draw(heads: list[str], groups: list[list[Row]], top: float) -> Figure:
-    """The figure of groups of rows under column heads; `top` is the colour scale's end.
+def draw(heads: list[str], groups: list[list[PictureRow]], top: float) -> Figure:
+    """The figure of groups of rows under column heads; `top` is the top of the colour scale.
 
-    Everything stands in one axes whose units are inches from the upper left corner.
+    Everything is drawn in one axes whose units are inches from the upper left corner.
     """
     rows = [row for group in groups for row in group]
     fixed = HEAD + SCALE + BETWEEN * (len(groups) - 1) + sum(_height(row, 0) for row in rows)
@@ -78,12 +78,12 @@ def save(figure: Figure, path: str) -> None:
     figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})
 
 
-def _height(row: Row, cell: float) -> float:
+def _height(row: PictureRow, cell: float) -> float:
     return cell + GAP + (NOTE if row.notes else 0)
 
 
-def _draw_row(axes: Axes, row: Row, y: float, cell: float, top: float) -> AxesImage | None:
-    """Returns a noise image of the row, for the colour bar."""
+def _draw_row(axes: Axes, row: PictureRow, y: float, cell: float, top: float) -> AxesImage | None:
+    """Draw one row. Returns one of its noise images for the colour bar, None if it has none."""
     lines = [(line, number == 0) for number, text in enumerate(row.label) for line in wrap(text, LABEL_LETTERS)]
     for number, (line, first) in enumerate(lines):
         middle = y + cell / 2 + NOTE * (number - (len(lines) - 1) / 2)

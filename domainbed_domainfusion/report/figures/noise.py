@@ -1,7 +1,7 @@
-"""LD noise images of a run's pictures: the residual ε_φ − ε of Latent Distillation, by the run's own LDM and prompts.
+"""LD noise images of a run's pictures: the residual ε_φ − ε of Latent Distillation with the run's LDM and prompts.
 
-The paper does not say how its noise images are drawn; ours: the root mean square over draws and latent channels, so
-that with w = 1 the mean square of a noise image is its LD loss.
+The paper does not say how its noise images are drawn. Ours: the root mean square over draws and latent channels. For
+w = 1 the mean square of a noise image is then its LD loss.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from ...errors import InputError
 from ...pixels import from_store
 from ...runs.trained_model import TrainedModel
 from ...seeding import generator_of, seed_of
-from .run import FiguresRun, Followed, Version
+from .run import FiguresRun, FollowedImage, Version
 
 
 @dataclass(frozen=True)
 class Noise:
-    """One corrupted image and what the LDM says about it."""
+    """One corrupted image, its LD noise image and its LD loss."""
 
     image: torch.Tensor  # x'(p), (3, S, S) in [-1, 1]
     confidence: float  # p
@@ -29,15 +29,15 @@ class Noise:
 
 
 class NoiseImages:
-    """Draws LD noise images for a run.
+    """Computes LD noise images for a run.
 
-    All images of one key share their seed, so that only the image and p differ between its versions.
+    All versions of one image share their seed, so that they differ in the image and in p only.
     """
 
     def __init__(self, run: FiguresRun, draws: int, ldm: str | None = None, data_dir: str | None = None):
-        """draws: T; ldm: hub id or folder in place of the run's own; data_dir: see `TrainedModel.evaluation_transform`.
+        """draws: T; ldm: hub id or folder instead of the run's own; data_dir: see `TrainedModel.evaluation_transform`.
 
-        Raises InputError if the LDM or a model.pkl that is there cannot be used.
+        Raises InputError if the LDM, or the run's model.pkl, cannot be used.
         """
         self.run, self.draws = run, draws
         self.hparams = {**run.hparams, "ldm": ldm or run.hparams["ldm"]}
@@ -69,11 +69,11 @@ class NoiseImages:
         """Image pixels per latent pixel."""
         return self._model.ldm.scale_factor
 
-    def seed(self, image: Followed) -> int:
+    def seed(self, image: FollowedImage) -> int:
         """The seed of an image's draws of t, ε and the corruption."""
         return seed_of(self.run.args["seed"], "figure", image.key)
 
-    def confidences(self, image: Followed, versions: list[Version]) -> torch.Tensor:
+    def confidences(self, image: FollowedImage, versions: list[Version]) -> torch.Tensor:
         """p of each version, (B,), from the source that `confidence_source` names."""
         if self._classifier is not None:
             return self._classifier.confidence(_stacked(versions), torch.full((len(versions),), image.label))
@@ -81,18 +81,18 @@ class NoiseImages:
             return torch.tensor([version.confidence for version in versions])
         return torch.ones(len(versions))
 
-    def of_versions(self, image: Followed, rounds: list[int]) -> dict[int, Noise]:
-        """The noise image of each version of these rounds under the run's corruption, by round."""
+    def of_versions(self, image: FollowedImage, rounds: list[int]) -> dict[int, Noise]:
+        """The noise image of the version of each of these rounds, by round, under the run's corruption."""
         versions = [image.versions[number] for number in rounds if number in image.versions]
         made = self._noise(image, _stacked(versions), self.confidences(image, versions), self.hparams["ld_corruption"])
         return {version.round: noise for version, noise in zip(versions, made)}
 
-    def of_original(self, image: Followed, confidences: list[float], corruption: str) -> list[Noise]:
-        """The noise image of the original at each p under a corruption."""
+    def of_original(self, image: FollowedImage, confidences: list[float], corruption: str) -> list[Noise]:
+        """The noise images of the original at each confidence p, under one corruption."""
         originals = _stacked([image.original] * len(confidences))
         return self._noise(image, originals, torch.tensor(confidences), corruption)
 
-    def _noise(self, image: Followed, x: torch.Tensor, p: torch.Tensor, corruption: str) -> list[Noise]:
+    def _noise(self, image: FollowedImage, x: torch.Tensor, p: torch.Tensor, corruption: str) -> list[Noise]:
         labels, seeds = torch.full((len(x),), image.label), [self.seed(image)] * len(x)
         distillation = LatentDistillation(
             self._model.ldm,

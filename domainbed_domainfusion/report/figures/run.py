@@ -1,6 +1,6 @@
-"""What the supplement's figures are drawn from: one DomainFusion job, its followed images, and which of them to show.
+"""The source of the supplement's figures: one DomainFusion job, its followed images, and the choice among them.
 
-Every followed image is of a training in-split: nothing else is ever generated from.
+Every followed image belongs to a training in-split, because images are generated from nothing else.
 """
 
 import json
@@ -21,7 +21,7 @@ ALGORITHM = "DomainFusion"
 
 @dataclass(frozen=True)
 class Version:
-    """A followed image as one round left it; `confidence` is p as that round began, None in a gallery without it."""
+    """A followed image after one round. `confidence` is p at the start of that round, None if the gallery lacks it."""
 
     round: int  # 0: the original
     step: int
@@ -30,8 +30,8 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Followed:
-    """One training image with its versions by round, 0 among them; `background` as `background_complexity` says."""
+class FollowedImage:
+    """One training image and its versions by round; round 0 is the original. `background`: its complexity."""
 
     key: str
     domain: str
@@ -54,14 +54,14 @@ class FiguresRun:
     args: dict[str, Any]
     hparams: dict[str, Any]
     class_names: list[str]
-    images: list[Followed]
+    images: list[FollowedImage]
 
 
 def read_run(folder: Path) -> FiguresRun:
     """Read a job folder; pictures that cannot be read are left out.
 
-    Raises InputError (one sentence with the remedy) if it is not a job folder, is another algorithm's, has no result
-    row yet, or has no gallery to draw from.
+    Raises InputError (one sentence with the remedy) if the folder is not a job's, belongs to another algorithm, or has
+    no result row or no gallery.
     """
     if not folder.is_dir():
         raise InputError(f"No job folder at {folder}: give --run the folder of one {ALGORITHM} run.")
@@ -92,7 +92,7 @@ def _no_job(folder: Path) -> str:
     )
 
 
-def _read_gallery(folder: Path, followed: int) -> tuple[list[str], list[Followed]]:
+def _read_gallery(folder: Path, followed: int) -> tuple[list[str], list[FollowedImage]]:
     path = folder / "generated" / "gallery.json"
     if not path.is_file():
         reason = (
@@ -119,7 +119,7 @@ def _read_gallery(folder: Path, followed: int) -> tuple[list[str], list[Followed
     return names, images
 
 
-def _followed(entry: dict[str, Any], class_names: list[str], folder: Path) -> Followed | None:
+def _followed(entry: dict[str, Any], class_names: list[str], folder: Path) -> FollowedImage | None:
     versions = {}
     for version in entry["versions"]:
         image = _pixels(folder / version["file"])
@@ -128,7 +128,7 @@ def _followed(entry: dict[str, Any], class_names: list[str], folder: Path) -> Fo
     if 0 not in versions:
         return None
     label = entry["label"] if "label" in entry else class_names.index(entry["class_name"])  # older galleries lack it
-    return Followed(
+    return FollowedImage(
         entry["key"],
         str(entry["domain"]),
         entry["class_name"],
@@ -147,11 +147,11 @@ def _pixels(path: Path) -> torch.Tensor | None:
 
 
 def background_complexity(image: torch.Tensor) -> float:
-    """The colour gradient that three quarters of the pixels outside the central half exceed; image (3, S, S) uint8.
+    """The lower quartile of the colour gradient outside the central half of an image (3, S, S) uint8.
 
-    The gradient is the norm over the three channels, in [0, 1] each, and both directions, per pixel. The measure is
-    ours: the frame around the middle is mostly background, and an object that reaches into it fills a part of it only.
-    It is 0 where a quarter of the frame is even.
+    Per pixel, the gradient is the norm over the three channels, each in [0, 1], and both directions. The measure is
+    ours. The frame around the middle is mostly background, and an object that reaches into it does not fill it. The
+    measure is 0 if a quarter of the frame is flat.
     """
     rows, columns = np.gradient(image.numpy() / 255, axis=(1, 2))
     gradient = np.sqrt((rows**2 + columns**2).sum(0))
@@ -161,7 +161,7 @@ def background_complexity(image: torch.Tensor) -> float:
     return float(np.quantile(gradient[frame], 0.25))
 
 
-def plainest_by_domain(images: list[Followed], count: int) -> list[Followed]:
+def plainest_by_domain(images: list[FollowedImage], count: int) -> list[FollowedImage]:
     """For each of up to `count` domains, in their order, the image with the least complex background."""
     domains = list(dict.fromkeys(image.domain for image in images))[:count]
     return [
@@ -170,7 +170,7 @@ def plainest_by_domain(images: list[Followed], count: int) -> list[Followed]:
     ]
 
 
-def most_complex(images: list[Followed], count: int) -> list[Followed]:
+def most_complex(images: list[FollowedImage], count: int) -> list[FollowedImage]:
     """The third of the images with the most complex backgrounds, most complex first: at least one, at most `count`."""
     ranked = sorted(images, key=lambda image: -image.background)
     return ranked[: max(1, min(count, len(images) // 3))]

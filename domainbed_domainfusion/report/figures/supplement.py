@@ -1,4 +1,4 @@
-"""The supplement's figures: what stands in their rows, and their captions.
+"""The supplement's figures: the content of their rows, and their captions.
 
 Figure 2: contrast reduction against random masking. Figure 3: one plain image of each domain through the rounds, with
 its LD noise images. Figure 4: the same for complex backgrounds.
@@ -11,18 +11,18 @@ from tqdm import tqdm
 
 from ...pixels import to_store
 from ..pictures import spread
-from .drawing import QUANTILE, Row, draw, top_of
+from .drawing import QUANTILE, PictureRow, draw, top_of
 from .noise import Noise, NoiseImages
-from .run import Followed, Version, most_complex, plainest_by_domain
-from .written import Drawn
+from .run import FollowedImage, Version, most_complex, plainest_by_domain
+from .written import DrawnFigure
 
 ROUNDS_SHOWN, IMAGES_SHOWN = 6, 4
 CONFIDENCES = (1.0, 0.8, 0.6, 0.4, 0.2)
 CORRUPTIONS = {"contrast": "p · x", "mask": "random blocks"}
 
 
-def supplement_figures(noises: NoiseImages) -> list[tuple[Drawn, Figure]]:
-    """Figures 3, 4 and 2 of one run; all that takes the LDM is done when this returns."""
+def supplement_figures(noises: NoiseImages) -> list[tuple[DrawnFigure, Figure]]:
+    """Figures 3, 4 and 2 of one run. The LDM is no longer needed when this returns."""
     images = noises.run.images
     plain, complex_ = plainest_by_domain(images, IMAGES_SHOWN), most_complex(images, IMAGES_SHOWN)
     compared = list(
@@ -52,9 +52,9 @@ def supplement_figures(noises: NoiseImages) -> list[tuple[Drawn, Figure]]:
 
 
 def _evolution(
-    noises: NoiseImages, images: list[Followed], file: str, title: str, which: str, update: Callable[[], None]
-) -> tuple[Drawn, Figure]:
-    """Figs. 3 and 4: each image's versions from left to right, below each its noise image."""
+    noises: NoiseImages, images: list[FollowedImage], file: str, title: str, which: str, update: Callable[[], None]
+) -> tuple[DrawnFigure, Figure]:
+    """Figs. 3 and 4: a row with each image's versions, and below it a row with their noise images."""
     steps = {version.round: version.step for image in images for version in image.versions.values()}
     rounds = spread(sorted(steps), ROUNDS_SHOWN)
     groups, numbers = [], []
@@ -65,11 +65,11 @@ def _evolution(
         label = (image.class_name, f"from {image.domain}", f"background {image.background:.3f}")
         groups.append(
             [
-                Row(label, [version and version.image for version in versions]),
-                Row(
+                PictureRow(label, [version and version.image for version in versions]),
+                PictureRow(
                     ("LD noise",),
                     [made.get(number) for number in rounds],
-                    [_told(made[number]) if number in made else "" for number in rounds],
+                    [_cell_note(made[number]) if number in made else "" for number in rounds],
                 ),
             ]
         )
@@ -90,26 +90,28 @@ def _evolution(
         f"the run's corruption ({noises.hparams['ld_corruption']}), with p and the LD loss; "
         f"{noises.confidence_source}. {_scaled(top)}"
     )
-    return Drawn(file, title, caption, top, numbers), draw(heads, groups, top)
+    return DrawnFigure(file, title, caption, top, numbers), draw(heads, groups, top)
 
 
-def _corruptions(noises: NoiseImages, images: list[Followed], update: Callable[[], None]) -> tuple[Drawn, Figure]:
-    """Fig. 2: an original at several p under both corruptions, below each its noise image."""
+def _corruptions(
+    noises: NoiseImages, images: list[FollowedImage], update: Callable[[], None]
+) -> tuple[DrawnFigure, Figure]:
+    """Fig. 2: a row with an original at several p, for each corruption, and below it a row with the noise images."""
     groups, numbers = [], []
     for image in images:
-        told = []
-        for corruption, told_as in CORRUPTIONS.items():
+        noise_entries = []
+        for corruption, explanation in CORRUPTIONS.items():
             made = noises.of_original(image, list(CONFIDENCES), corruption)
             update()
-            label = (corruption, told_as, f"{image.class_name}, from {image.domain}")
+            label = (corruption, explanation, f"{image.class_name}, from {image.domain}")
             groups.append(
                 [
-                    Row(label, [to_store(noise.image) for noise in made]),
-                    Row(("LD noise",), list(made), [f"LD {noise.value:.3f}" for noise in made]),
+                    PictureRow(label, [to_store(noise.image) for noise in made]),
+                    PictureRow(("LD noise",), list(made), [f"LD {noise.value:.3f}" for noise in made]),
                 ]
             )
-            told += [{"round": 0, "corruption": corruption, **_values(noise)} for noise in made]
-        numbers.append(_numbers(noises, image, told))
+            noise_entries += [{"round": 0, "corruption": corruption, **_values(noise)} for noise in made]
+        numbers.append(_numbers(noises, image, noise_entries))
     top = top_of(groups)
     caption = (
         "Originals corrupted at stated confidences p, by contrast reduction (p · x) and by random masking (1 − "
@@ -118,12 +120,12 @@ def _corruptions(noises: NoiseImages, images: list[Followed], update: Callable[[
     )
     title = "Contrast reduction against random masking (supplement, Fig. 2)"
     return (
-        Drawn("fig2-corruptions.png", title, caption, top, numbers),
+        DrawnFigure("fig2-corruptions.png", title, caption, top, numbers),
         draw([f"p = {p:g}" for p in CONFIDENCES], groups, top),
     )
 
 
-def _told(noise: Noise) -> str:
+def _cell_note(noise: Noise) -> str:
     return f"p {noise.confidence:.2f} · LD {noise.value:.3f}"
 
 
@@ -131,7 +133,7 @@ def _values(noise: Noise) -> dict[str, float]:
     return {"p": noise.confidence, "ld": noise.value}
 
 
-def _numbers(noises: NoiseImages, image: Followed, noise: list[dict]) -> dict:
+def _numbers(noises: NoiseImages, image: FollowedImage, noise: list[dict]) -> dict:
     return {
         "key": image.key,
         "domain": image.domain,

@@ -1,4 +1,4 @@
-"""The supplement's figures as they lie in a folder, for a page: `figures.json` and the PNG files that it names."""
+"""The supplement's figures in a folder, read for a page: `figures.json` and the PNG files that it names."""
 
 import base64
 import json
@@ -13,8 +13,8 @@ INDEX = "figures.json"
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One figure: its file, its words, and the numbers behind it."""
+class DrawnFigure:
+    """One figure: its file, its title and caption, and the numbers behind it."""
 
     file: str
     title: str
@@ -24,10 +24,10 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownFigure:
     """A figure with its PNG as data and its size in pixels."""
 
-    drawn: Drawn
+    drawn: DrawnFigure
     uri: str
     width: int
     height: int
@@ -35,29 +35,29 @@ class Shown:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a folder holds: the command that drew it, the LDM by name, how the noise images are made, the figures."""
+    """The figures of a folder, the command that drew them, the LDM's name, and a note on the noise images."""
 
     command: str
     ldm: str
     note: str
-    shown: tuple[Shown, ...]
+    shown: tuple[ShownFigure, ...]
 
 
 def read_figures(folder: Path) -> Figures | None:
-    """The figures written in a folder, without those whose PNG cannot be read; None if there is none."""
+    """The figures in a folder whose PNG can be read; None if there is none."""
     try:
         index = json.loads((folder / INDEX).read_text())
-        shown = tuple(one for one in (_shown(folder, Drawn(**entry)) for entry in index["figures"]) if one)
+        shown = tuple(one for one in (_shown(folder, DrawnFigure(**entry)) for entry in index["figures"]) if one)
         return Figures(index["command"], index["ldm"], index["note"], shown) if shown else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _shown(folder: Path, drawn: Drawn) -> Shown | None:
+def _shown(folder: Path, drawn: DrawnFigure) -> ShownFigure | None:
     try:
         png = (folder / drawn.file).read_bytes()
         with Image.open(folder / drawn.file) as image:
             width, height = image.size
     except (OSError, UnidentifiedImageError):
         return None
-    return Shown(drawn, "data:image/png;base64," + base64.b64encode(png).decode(), width, height)
+    return ShownFigure(drawn, "data:image/png;base64," + base64.b64encode(png).decode(), width, height)
