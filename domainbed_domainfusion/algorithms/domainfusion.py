@@ -7,9 +7,11 @@ Read `DomainFusion.update` beside the paper's Algorithm 1; the line numbers are 
 import math
 import warnings
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..diffusion.distillation import LatentDistillation, surrogate
 from ..diffusion.source import resolve_source
@@ -23,9 +25,12 @@ from ..generated.identity import candidate_identity, run_identity, sources_of
 from ..generated.saved_rounds import SavedRounds
 from ..hosting import context, host
 from ..hosting import hparams as table
+from ..hosting.context import InSplit
 from ..pixels import PixelRange
 from ..seeding import generator_of, seed_of
 from ..stopwatch import Stopwatch
+
+Minibatches = list[tuple[Tensor, Tensor]]  # [(x (B, C, H, W), y (B,))], one for each training domain
 
 #: Latent Distillation may lose this share of its images to values that are not finite before the run is stopped.
 NOT_FINITE_SHARE = 0.1
@@ -41,9 +46,10 @@ class DomainFusion(host.algorithms.ERM):
     Raises InputError for hparams out of range and for a diffusion model that cannot be used.
     """
 
-    def __init__(self, input_shape, num_classes, num_domains, hparams):
+    def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict[str, Any]):
         table.check_values(hparams)
         super().__init__(input_shape, num_classes, num_domains, hparams)
+        context.require_run()
         self.pixel_range = PixelRange.of(input_shape, context.current().dataset)
         self.class_names = context.prompt_names(hparams["class_names"], num_classes)
         self.total_steps = context.current().total_steps
@@ -57,7 +63,7 @@ class DomainFusion(host.algorithms.ERM):
         if self.uses_diffusion:
             resolve_source(hparams["ldm"], hparams["ldm_revision"], hparams["ldm_decoder"], hparams["scheduler"])
 
-    def update(self, minibatches, unlabeled=None) -> dict[str, float]:
+    def update(self, minibatches: Minibatches, unlabeled: Any = None) -> dict[str, float]:
         """One step of Algorithm 1 on [(x, y)] per training domain, x: (B, C, H, W) as the host's transform leaves it.
 
         Returns the losses, the mean confidence and LD coefficient, what was generated, and the seconds both took.
@@ -96,7 +102,7 @@ class DomainFusion(host.algorithms.ERM):
             "ld_seconds": distillation.seconds,
         }
 
-    def confidence(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def confidence(self, x: Tensor, y: Tensor) -> Tensor:
         """p of images as φ sees them, the softmax probability of the true class. Call it in eval mode.
 
         x: (B, 3, S, S) in [-1, 1], y: (B,); returns (B,) in [0, 1], on the CPU.
@@ -137,12 +143,13 @@ class DomainFusion(host.algorithms.ERM):
         """
         if self.uses_diffusion and self.generation is None:
             self.load_diffusion(device)
-        if not self.uses_generated or not self.generates_at(self.step):
+        dataset, generation = self.generate_dataset, self.generation
+        if dataset is None or generation is None or not self.uses_generated or not self.generates_at(self.step):
             return 0, 0.0
         self.eval()
-        n_generated = self.generate_dataset.refresh(self.step, self.generation, self.hparams["generation_batch"])
+        n_generated = dataset.refresh(self.step, generation, self.hparams["generation_batch"])
         self.train()
-        return n_generated, self.generate_dataset.seconds_saved
+        return n_generated, dataset.seconds_saved
 
     def generates_at(self, step: int) -> bool:
         """Whether a round begins at this step; False where there is no run, with one warning."""
@@ -157,27 +164,27 @@ class DomainFusion(host.algorithms.ERM):
             return False
         return round_begins(step, steps_per_epoch, self.hparams)
 
-    def _generated_minibatch(self, x, y) -> tuple[torch.Tensor, torch.Tensor]:
+    def _generated_minibatch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """A minibatch of the generate-dataset; until its first round it is a copy of the raw one (line 1)."""
         if self.generate_dataset is None or self.generate_dataset.rounds == 0:
             return x, y
         x_gen, y_gen = self.generate_dataset.minibatch(self.step)
         return x_gen.to(x.device), y_gen.to(x.device)
 
-    def _classify(self, x, x_gen) -> tuple[torch.Tensor, torch.Tensor]:
+    def _classify(self, x: Tensor, x_gen: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of both minibatches in one pass, so that batch statistics are of what θ is trained on."""
         if x_gen is x:
             logits = self.predict(x)
             return logits, logits
         return self.predict(torch.cat([x, x_gen])).split([len(x), len(x_gen)])
 
-    def _latent_distillation(self, x, y, logits) -> tuple[torch.Tensor, dict[str, float]]:
+    def _latent_distillation(self, x: Tensor, y: Tensor, logits: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Algorithm 2 as a scalar whose gradient is Σ a_i ∇p_i / B, and what to report of it.
 
         Images whose LD_i or a_i is not finite are left out.
         """
         confidence = logits.softmax(-1).gather(1, y[:, None])[:, 0]
-        if self.hparams["lambda2"] == 0:
+        if self.distillation is None or self.hparams["lambda2"] == 0:
             none = logits.new_zeros(1)
             return logits.new_zeros(()), _ld_values(confidence, none, none, not_finite=0)
         seed, n = context.current().seed, self.hparams["ld_images"] or len(x)
@@ -207,7 +214,7 @@ class DomainFusion(host.algorithms.ERM):
         self._ld_not_finite += not_finite
         most = max(NOT_FINITE_AT_LEAST, NOT_FINITE_SHARE * self._ld_seen)
         if self._ld_not_finite > most:
-            dtype = str(self.generation.sampler.ldm.dtype).removeprefix("torch.")
+            dtype = str(self.distillation.ldm.dtype).removeprefix("torch.") if self.distillation else "this dtype"
             raise InputError(
                 f"Latent Distillation is not finite for {self._ld_not_finite} of {self._ld_seen} images in {dtype}: "
                 'set the hparam ldm_dtype to "bfloat16" or "float32".'
@@ -233,18 +240,18 @@ class DomainFusion(host.algorithms.ERM):
             prompts=generation.prompts if generation.cache else None,
         )
         if self.uses_generated and run.output_dir and run.in_splits and self.hparams["save_generated"] != "none":
-            dataset.saved = self._saved_rounds(run, dataset, generation)
+            dataset.saved = self._saved_rounds(run.output_dir, run.in_splits, dataset, generation)
         if self.uses_generated and run.in_splits:
             dataset.check_space(sum(self.generates_at(step) for step in range(self.total_steps)))
         return dataset
 
     def _saved_rounds(
-        self, run: context.TrainingContext, dataset: GenerateDataset, generation: Generation
+        self, output_dir: str, in_splits: list[InSplit], dataset: GenerateDataset, generation: Generation
     ) -> SavedRounds:
         device = next(self.parameters()).device
-        sources = sources_of(run.in_splits, dataset.keys, self.class_names, generation.prompts)
+        sources = sources_of(in_splits, dataset.keys, self.class_names, generation.prompts)
         return SavedRounds(
-            run.output_dir,
+            output_dir,
             run_identity(self.hparams, device),
             sources,
             self.hparams["save_generated"],
@@ -256,7 +263,7 @@ class DomainFusion(host.algorithms.ERM):
         return {**self.__dict__, "generation": None, "distillation": None, "generate_dataset": None}
 
 
-def _ld_values(confidence: torch.Tensor, value: torch.Tensor, a: torch.Tensor, not_finite: int) -> dict[str, float]:
+def _ld_values(confidence: Tensor, value: Tensor, a: Tensor, not_finite: int) -> dict[str, float]:
     return {
         "ld_loss": value.mean().item(),
         "ld_coefficient": a.mean().item(),

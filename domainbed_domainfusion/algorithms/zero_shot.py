@@ -35,7 +35,7 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
     Raises InputError for hparams out of range and for a diffusion model that cannot be used.
     """
 
-    def __init__(self, input_shape, num_classes, num_domains, hparams):
+    def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict):
         table.check_values(hparams)
         super().__init__(input_shape, num_classes, num_domains, hparams)
         self.num_classes = num_classes
@@ -46,7 +46,7 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
         self._remembered: dict[str, torch.Tensor] = {}
         self._progress: tqdm | None = None
 
-    def update(self, minibatches, unlabeled=None) -> dict[str, float]:
+    def update(self, minibatches: list, unlabeled: object = None) -> dict[str, float]:
         """Does nothing: there is nothing to train, and no loss to report."""
         return {}
 

@@ -120,7 +120,8 @@ class StandIns:
     """Specs for the calibration, with what is not on this machine replaced; `notes` tells what was."""
 
     def __init__(self, data: dict[str, Data], stack: ExitStack):
-        self.data, self.notes = data, []
+        self.data = data
+        self.notes: list[str] = []
         self._folder = lambda: Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self._pictures: dict[str, Path] = {}
         self._ldm: Path | None = None

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -128,7 +128,7 @@ def calibrate(points: Sequence[dict[str, Any]], conditions: Conditions) -> list[
 
 def _measure(spec: dict[str, Any], conditions: Conditions) -> Rates:
     with tempfile.TemporaryFile() as log:
-        started = [_start(spec, environment, log) for environment in conditions.environments]
+        started: list[Any] = [_start(spec, environment, log) for environment in conditions.environments]
         try:
             lines = [process.stdout.readline() for process in started]
             if not all(lines):
@@ -152,7 +152,7 @@ def _measure(spec: dict[str, Any], conditions: Conditions) -> Rates:
     return _together([{**result, "ended": seconds} for result, seconds in zip(results, ended)])
 
 
-def _start(spec: dict[str, Any], environment: dict[str, str], log) -> subprocess.Popen:
+def _start(spec: dict[str, Any], environment: dict[str, str], log: IO[bytes]) -> subprocess.Popen:
     spec = {**spec, "repeated": SECONDS, "started": time.time()}
     return subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.measure", json.dumps(spec)],
@@ -175,7 +175,7 @@ def _together(results: list[dict[str, Any]]) -> Rates:
     return Rates(**{name: joined([result[name] for result in results]) for name in results[0]})
 
 
-def _last(log) -> str:
+def _last(log: IO[bytes]) -> str:
     log.seek(0)
     lines = [line for line in log.read().decode(errors="replace").split("\n") if line.strip()]
     return lines[-1].strip() if lines else "no error message"

@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class Calibration:
         first = self._seconds(call)
         if first >= self.repeated:
             return first
-        seconds = []
+        seconds: list[float] = []
         while sum(seconds) < self.repeated:
             seconds.append(self._seconds(call))
         mean = sum(seconds) / len(seconds)
@@ -172,7 +173,7 @@ class Calibration:
 
         algorithm, dataset, generation = self.algorithm, self.algorithm.generate_dataset, self.algorithm.generation
 
-        def unchanged(x, y, seeds, shared) -> Generated:
+        def unchanged(x: Any, y: Any, seeds: list, shared: bool) -> Generated:
             return Generated(x, torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.long))
 
         batch = asked["generation_batch"]
@@ -194,7 +195,7 @@ class Calibration:
         self.result["kept"] = again / len(dataset.keys) + generating
         algorithm.train()
 
-    def _candidate(self, asked: dict[str, Any], x, y, encoding: float, few: int) -> float:
+    def _candidate(self, asked: dict[str, Any], x: Any, y: Any, encoding: float, few: int) -> float:
         """Seconds of a candidate without its source's encoding, from `few` of one source at one and two steps.
 
         Every further row (one image in one U-Net call) takes the same. All else is there once a candidate.
@@ -208,7 +209,7 @@ class Calibration:
         for steps in (1, 2):
             hparams = {**asked, "denoising_steps": steps, "strength": 1.0, "guidance_interval": 1.0}
             generation = Generation(CandidateSampler.of(model, hparams), real.judge, hparams)
-            seconds = self._seconds(lambda generation=generation: generation(x, y, [list(range(few))]))
+            seconds = self._seconds(partial(generation, x, y, [list(range(few))]))
             points.append((_rows(generation.sampler), max(0.0, seconds - encoding) / few))
         (low, first), (high, second) = points
         return first + (_rows(real.sampler) - low) * max(0.0, second - first) / (high - low)
@@ -249,7 +250,7 @@ class Calibration:
         self.result["threads"] = torch.get_num_threads()
 
 
-def _rows(sampler) -> int:
+def _rows(sampler: Any) -> int:
     """Images through the U-Net for one candidate: two in a guided step."""
     return sampler.evaluations + sampler.guided
 

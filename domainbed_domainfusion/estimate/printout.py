@@ -149,7 +149,7 @@ def _paper_units(groups: list[dict[str, Any]]) -> str:
             [
                 f"{cost.method}, published (DomainNet, V100)",
                 *_days(cost.tuning_days, cost.generation_days),
-                cost.images_told,
+                cost.images_text,
             ]
         )
     for group in groups:

@@ -81,7 +81,7 @@ class CandidateCache:
                 found[i, j] = latents
                 self._write(paths[i][j], latents)
         ldm = self.sampler.ldm
-        latents = torch.stack([latents.to(ldm.device) for latents in found.values()])
+        latents = torch.stack([latents.to(ldm.device) for latents in found.values() if latents is not None])
         return self.sampler.decode(latents.unflatten(0, (len(images), len(seeds[0]))))
 
     def _path(self, image: str, label: int, seed: int) -> Path:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -272,7 +273,7 @@ class _Domain(Dataset):
         self.store, self.rows, self.labels, self.source = store, rows, labels, source
         self.pixel_range = pixel_range
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         image = self.store.images[self.rows[index]]
         return pixels.training_version(image, self.source, self.pixel_range), int(self.labels[index])
 
@@ -286,7 +287,7 @@ def _progress_bar(number: int, images: int) -> tqdm:
 
 
 @contextlib.contextmanager
-def _seeded(*identity):
+def _seeded(*identity: Any) -> Iterator[None]:
     """Draw from torch's CPU generator as seeded by identity, and leave it as it was.
 
     The raw minibatches of a run are then the same whether images are generated beside them or not.

@@ -13,7 +13,7 @@ after the host's `sweep delete_incomplete`, which removes the job folder and the
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,7 +246,7 @@ class SavedRun:
             raise InputError(f"{folder} holds no whole round yet: wait for the first, or run the job's command again.")
         return cls(folder, run["identity"], run["sources"], rounds)
 
-    def parts(self, number: int):
+    def parts(self, number: int) -> Iterator[dict[str, torch.Tensor]]:
         """The tensors of each part of a round, by the names in FIELDS, and SEEDS where the part has them.
 
         Raises InputError for a damaged part.

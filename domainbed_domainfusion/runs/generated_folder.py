@@ -88,7 +88,7 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     try:
         with Image.open(path) as image:
             image.load()
-            return json.loads(image.text[KEY])
+            return json.loads(image.text[KEY])  # type: ignore[attr-defined]  # a PNG's; others raise below
     except (OSError, SyntaxError, ValueError, KeyError, AttributeError):
         return None
 

@@ -37,21 +37,21 @@ def predict(
     transform = trained.evaluation_transform(data_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     algorithm = trained.algorithm(device, transform, names)
-    predicted, broken = [], []
+    predicted: list[tuple[Path, list[float]]] = []
+    broken: list[tuple[Path, str]] = []
     batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
     for batch in tqdm(batches, "predicting", unit="batch", disable=None if len(batches) > 1 else True):
-        x = []
+        x, read = [], []
         for path in batch:
             try:
                 x.append(transform(load_image(path)))
-                predicted.append([path])
-            except ValueError as reason:
-                broken.append((path, reason))
+                read.append(path)
+            except ValueError as error:
+                broken.append((path, str(error)))
         if x:
             with torch.no_grad():
                 probabilities = algorithm.predict(torch.stack(x).to(device)).softmax(-1).cpu().tolist()
-            for row, values in zip(predicted[-len(x) :], probabilities):
-                row.append(values)
+            predicted += zip(read, probabilities)
     if predicted:
         print(table(predicted, names, top))
         if output:
@@ -66,7 +66,7 @@ def predict(
 
 def find_images(given: Sequence[Path]) -> list[Path]:
     """The files, and every image in the folders, in order. Raises InputError for what is not there or holds none."""
-    found = []
+    found: list[Path] = []
     for path in given:
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.name.lower().endswith(IMG_EXTENSIONS))

@@ -25,7 +25,7 @@ from ..hosting import context, host
 from ..hosting.hparam import POCKET_DATASETS
 
 KEYS = ("args", "model_input_shape", "model_num_classes", "model_num_domains", "model_hparams", "model_dict")
-NUMPY_SCALARS = [
+NUMPY_SCALARS: list[Any] = [
     np.float64(0).__reduce__()[0],
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?", "U1")),
@@ -68,13 +68,11 @@ class TrainedModel:
         return cls(path, args, hparams, tuple(shape), classes, domains, state)
 
     @property
-    def dataset_class(self) -> type:
+    def dataset_class(self) -> Any:
         """The host's dataset class of the run; raises InputError if this host does not know it."""
         return _named(host.datasets, self.args["dataset"], host.datasets.MultipleDomainDataset, "dataset", self.path)
 
-    def algorithm(
-        self, device: torch.device, transform: Callable, class_names: list[str] | None = None
-    ) -> torch.nn.Module:
+    def algorithm(self, device: torch.device, transform: Callable, class_names: list[str] | None = None) -> Any:
         """The trained algorithm in eval mode, with no look for published weights or for DomainFusion's diffusion model.
 
         transform: what its images come through; class_names: for algorithms that put them into prompts.
@@ -133,7 +131,7 @@ class TrainedModel:
         if names is None and issubclass(self.dataset_class, host.datasets.MultipleEnvironmentImageFolder) and data_dir:
             folder = self._dataset_folder(data_dir)
             environments = _folders(folder) if folder and os.path.isdir(folder) else []
-            names = _folders(os.path.join(folder, environments[-1])) if environments else None
+            names = _folders(os.path.join(folder, environments[-1])) if folder and environments else None
         return list(names) if names and len(names) == self.num_classes else None
 
     def _hparams(self, class_names: list[str] | None) -> dict[str, Any]:
@@ -218,21 +216,22 @@ def _untrained() -> Iterator[None]:
     import timm
 
     models, create = torchvision.models, timm.create_model
+    build18, build50 = models.resnet18, models.resnet50
     with (
-        _replaced(models, resnet18=lambda **_: build18(), resnet50=lambda **_: build50()) as (build18, build50),
+        _replaced(models, resnet18=lambda **_: build18(), resnet50=lambda **_: build50()),
         _replaced(timm, create_model=lambda name, **options: create(name, **{**options, "pretrained": False})),
     ):
         yield
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, **attributes: Any) -> Iterator[list]:
-    """Attributes of `owner` replaced for a while; gives what they were."""
+def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Attributes of `owner` replaced for a while."""
     before = [getattr(owner, name) for name in attributes]
     for name, value in attributes.items():
         setattr(owner, name, value)
     try:
-        yield before
+        yield
     finally:
         for name, value in zip(attributes, before):
             setattr(owner, name, value)

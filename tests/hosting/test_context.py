@@ -62,7 +62,7 @@ def test_a_dataset_that_never_calls_the_base_class_has_a_context(host_run, tiny_
     assert run.algorithm.pixel_range.mean.flatten().tolist() == pytest.approx(MEAN)
     assert run.algorithm.pixel_range.std.flatten().tolist() == pytest.approx(STD)
     assert run.update()[0]["generated_images"] == 26
-    assert run.algorithm._diffusion.candidates.prompts.texts == ["a photo of a sheep dog", "a photo of a corgi"]
+    assert run.algorithm.generation.prompts == ["a photo of a sheep dog", "a photo of a corgi"]
 
 
 def test_a_dataset_without_environment_names_runs(host_run):

@@ -13,7 +13,7 @@ datasets.SpawriousBenchmark.N_WORKERS = 0  # 64 loader workers would be started 
 class DatasetProbe(DomainFusion):
     def update(self, minibatches, unlabeled=None):
         values = super().update(minibatches, unlabeled)
-        seen = {"prompts": self._diffusion.candidates.prompts.texts}
+        seen = {"prompts": self.generation.prompts}
         seen.update({name: getattr(self.pixel_range, name).flatten().tolist() for name in ("mean", "std")})
         write("dataset.json", seen)
         return values
