@@ -105,7 +105,7 @@ def _report_to_context() -> None:
     datasets, loaders = host.datasets, host.module("lib.fast_data_loader")
 
     def image_folder(self, root, *args, **kwargs):
-        checks.check_image_folder(root, self.ENVIRONMENTS)
+        checks.check_image_folder(root, getattr(self, "ENVIRONMENTS", None))
 
     def training_loader(self, dataset, weights, batch_size, num_workers):
         checks.check_batch(dataset, batch_size, weights)

@@ -1,22 +1,15 @@
 """Checks of what the user gave, made before any training: command line, dataset folders, splits."""
 
 import argparse
-import hashlib
 import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from tqdm import tqdm
-
 from ..errors import InputError
-from ..files import write_atomically
-from . import context, host, hparams
+from . import context, host, hparams, readable_images
 
 
 def check_command_line() -> None:
@@ -73,19 +66,19 @@ def check_batch(split: Sequence, batch_size: int, weights: Any | None) -> None:
         )
 
 
-def check_image_folder(root: str, environments: Sequence[str]) -> None:
+def check_image_folder(root: str, environments: Sequence[str] | None) -> None:
     """Check `root/<environment>/<class>/<image>`; raise InputError that names the first thing wrong.
 
-    Every image is decoded once (JPEG at an eighth of its size, which still reads every byte); the result is kept for
-    the folder's exact contents, so later jobs of a sweep only list the files.
+    environments: the names in the dataset's class; None leaves their number unchecked. Whether every image can be
+    decoded is checked once per folder, see `readable_images`.
     """
     found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir()) if os.path.isdir(root) else None
-    if found is None:
+    if found is None or (not found and environments is None):
         raise InputError(
             f"There is no dataset folder {root}: give the folder above it as --data_dir (DomainBed's "
             "scripts.download fetches the datasets)."
         )
-    if len(found) != len(environments):
+    if environments is not None and len(found) != len(environments):
         raise InputError(
             f"{root} must hold one folder per environment ({len(environments)}: "
             f"{', '.join(environments)}), but holds {len(found)} ({', '.join(found) or 'none'}): remove "
@@ -105,50 +98,13 @@ def check_image_folder(root: str, environments: Sequence[str]) -> None:
                 f"The environments {found[0]} and {name} in {root} differ in their classes "
                 f"({', '.join(odd)}): labels would not agree; give both the same non-empty class folders."
             )
-    _check_readable(Path(root))
+    readable_images.check_readable(Path(root))
 
 
 def _classes(environment: Path) -> list[str]:
-    """Class folders in label order, every one with an image in it."""
+    """Class folders in label order. Raises InputError if one holds no image."""
     names = sorted(entry.name for entry in os.scandir(environment) if entry.is_dir())
     for name in names:
-        if not any(_images(environment / name)):
+        if not readable_images.has_image(environment / name):
             raise InputError(f"The class folder {environment / name} holds no image: remove it or fill it.")
     return names
-
-
-def _images(folder: Path):
-    for path, _, names in sorted(os.walk(folder, followlinks=True)):
-        for name in sorted(names):
-            if name.lower().endswith(IMG_EXTENSIONS):
-                yield Path(path, name)
-
-
-def _check_readable(root: Path) -> None:
-    paths = list(_images(root))
-    digest = hashlib.sha256()
-    for path in paths:
-        status = path.stat()
-        digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "domainfusion", "readable")
-    if Path(cache, digest.hexdigest()).exists():
-        return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked = tqdm(pool.map(_broken, paths), f"reading {root} once", len(paths), file=sys.__stderr__, disable=None)
-        broken = [path for path in checked if path is not None]
-    if broken:
-        raise InputError(
-            f"{len(broken)} of {len(paths)} images in {root} cannot be read, the first is {broken[0]}: "
-            "download or copy it again, or delete it."
-        )
-    write_atomically(Path(cache, digest.hexdigest()), f"{root}\n")
-
-
-def _broken(path: Path) -> Path | None:
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (image.width // 8, image.height // 8))
-            image.load()
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for files it cannot identify or decode
-        return path
-    return None
