@@ -5,12 +5,13 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
 
-def seed_of(*identity) -> int:
+def seed_of(*identity: Any) -> int:
     """A 63-bit seed from plain values, e.g. `seed_of(run_seed, "candidate", environment, index, round, j)`.
 
     The same identity gives the same seed in every process and on every machine.
@@ -19,7 +20,7 @@ def seed_of(*identity) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator_of(*identity) -> torch.Generator:
+def generator_of(*identity: Any) -> torch.Generator:
     """A CPU `torch.Generator` seeded by `seed_of(*identity)`; draw on the CPU so that devices agree."""
     return torch.Generator().manual_seed(seed_of(*identity))
 

@@ -16,7 +16,7 @@ class Stopwatch:
         self._started = self._now()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.seconds = self._now() - self._started
 
     def _now(self) -> float:

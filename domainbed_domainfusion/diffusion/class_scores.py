@@ -33,7 +33,8 @@ class NoiseErrors:
 
         If the memory does not suffice, micro_batch is halved.
         """
-        self.ldm, self.prompts, self.micro_batch = ldm, prompts, micro_batch
+        self.ldm, self.prompts = ldm, prompts
+        self.micro_batch: int | None = micro_batch
         self._precision = torch.promote_types(ldm.dtype, torch.float32)
         self._alphas_cumprod = ldm.alphas_cumprod.to(self._precision)
         with torch.no_grad():

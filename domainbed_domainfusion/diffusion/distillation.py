@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..seeding import generator_of
 from ..stopwatch import Stopwatch
 from .corruption import corrupt
+from .dual import TensorOrDual
 from .forward_mode import Dual, UnsupportedOperation
 from .memory import items_that_fit
 from .micro_batches import in_micro_batches, is_out_of_memory
@@ -202,7 +203,7 @@ class LatentDistillation:
         """x' (B, 3, S, S): Algorithm 2, line 1."""
         return corrupt(images, p, self.corruption, [generator_of(seed, "corruption") for seed in seeds])
 
-    def _encoded(self, images: Tensor | Dual) -> Tensor | Dual:
+    def _encoded(self, images: TensorOrDual) -> TensorOrDual:
         """z (B, C, h, w)."""
         return self.ldm.encode(images).to(self._precision)
 
@@ -222,10 +223,10 @@ class LatentDistillation:
         t, noise = (torch.stack(items).unflatten(0, shape).transpose(0, 1) for items in zip(*drawn))
         return t.to(latents.device), noise.to(latents)
 
-    def _residual(self, latents: Tensor | Dual, t: Tensor, noise: Tensor, embeddings: Tensor) -> Tensor | Dual:
+    def _residual(self, latents: TensorOrDual, t: Tensor, noise: Tensor, embeddings: Tensor) -> TensorOrDual:
         """ε_φ(z_t, t, c) − ε of one draw, (B, C, h, w): Algorithm 2, line 5 and the inside of line 6."""
         alphas = self._alphas_cumprod[t][:, None, None, None]
-        noised = alphas.sqrt() * latents + (1 - alphas).sqrt() * noise
+        noised: Any = alphas.sqrt() * latents + (1 - alphas).sqrt() * noise
         return self.ldm.predict_noise(noised, t, embeddings).to(self._precision) - noise
 
     def noise_residual(self, images: Tensor, labels: Tensor, confidence: Tensor, seeds: list[int]) -> Tensor:

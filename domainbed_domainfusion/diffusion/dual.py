@@ -1,6 +1,7 @@
 """A dual number whose halves are tensors, the registry of the operations on it, and helpers of their rules."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,7 +50,8 @@ class Dual:
     __slots__ = ("_pair", "_primal", "_tangent")
 
     def __init__(self, primal: Tensor, tangent: Tensor) -> None:
-        self._primal, self._tangent, self._pair = primal, tangent, None
+        self._primal, self._tangent = primal, tangent
+        self._pair: Tensor | None = None
 
     @classmethod
     def of_pair(cls, pair: Tensor) -> "Dual":
@@ -70,9 +72,9 @@ class Dual:
     def pair(self) -> Tensor:
         """(2, *shape). It is made at the first use; the halves then become views of it."""
         if self._pair is None:
-            self._pair = empty_pair(self._primal)
-            self._pair[0], self._pair[1] = self._primal, self._tangent
-            self._primal, self._tangent = self._pair[0], self._pair[1]
+            pair = empty_pair(self._primal)
+            pair[0], pair[1] = self._primal, self._tangent
+            self._primal, self._tangent, self._pair = pair[0], pair[1], pair
         return self._pair
 
     shape = property(lambda self: self._primal.shape)
@@ -91,7 +93,7 @@ class Dual:
     def numel(self) -> int:
         return self._primal.numel()
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         """A tensor method, e.g. `x.view(...)`, is the rule of that name."""
         if name.startswith("__"):
             raise AttributeError(name)
@@ -132,12 +134,14 @@ class Dual:
 
 
 Operand = Dual | Tensor | float
+#: In the signature of a function that returns a Dual for a Dual and a tensor for a tensor.
+TensorOrDual = TypeVar("TensorOrDual", Tensor, Dual)
 
 
 # Helpers of the rules.
 
 
-def as_dual(x: Operand, like: Dual) -> Dual:
+def as_dual(x: Operand, like: Dual | Tensor) -> Dual:
     """x itself if it is a Dual; a constant becomes one whose tangent is zero."""
     if isinstance(x, Dual):
         return x

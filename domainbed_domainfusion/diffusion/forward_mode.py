@@ -14,6 +14,9 @@ Parameters and everything else that is not a Dual are constants. The supported o
 other raises UnsupportedOperation. torch's own forward mode supports more operations and is half as fast here.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,6 +50,7 @@ BLOCK = {"cpu": 2**21, "cuda": 2**27}  # attention scores in memory at once: in 
 @rule()
 def add(a: Operand, b: Operand, *, alpha: float = 1) -> Dual:
     if not isinstance(b, Dual):
+        assert isinstance(a, Dual)  # a rule is called for at least one Dual
         primal = torch.add(a.primal, b, alpha=alpha)
         return Dual(primal, a.tangent.to(primal.dtype).expand_as(primal))
     a = as_dual(a, like=b)
@@ -68,6 +72,7 @@ def mul(a: Operand, b: Operand) -> Dual:
     """(a b)' = a' b + a b'."""
     if not isinstance(a, Dual):
         a, b = b, a
+    assert isinstance(a, Dual)
     if not isinstance(b, Dual):
         return Dual.of_pair(padded(a.pair, b) * b)
     first, second = aligned(a, b)
@@ -95,7 +100,7 @@ def linear(input: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
 
 
 @rule()
-def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwargs) -> Dual:
+def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Dual:
     """One call for each half takes half the working memory. One call for both reads large weights only once."""
     x = varying(input, "conv2d")
     if weight.numel() < x.numel() or (bias is not None and has_16_bits(x)):
@@ -112,12 +117,12 @@ def conv2d(input: Dual, weight: Tensor, bias: Tensor | None = None, *args, **kwa
 
 
 @rule("reshape", "view")
-def reshape(x: Dual, *shape) -> Dual:
+def reshape(x: Dual, *shape: Any) -> Dual:
     return Dual.of_pair(x.pair.reshape(2, *flat(shape)))
 
 
 @rule()
-def permute(x: Dual, *dims) -> Dual:
+def permute(x: Dual, *dims: Any) -> Dual:
     return Dual.of_pair(x.pair.permute(0, *(shifted(dim) % (x.ndim + 1) for dim in flat(dims))))
 
 
@@ -137,13 +142,13 @@ def contiguous(x: Dual) -> Dual:
 
 
 @rule()
-def to(x: Dual, *args, **kwargs) -> Dual:
+def to(x: Dual, *args: Any, **kwargs: Any) -> Dual:
     pair = x.pair.to(*args, **kwargs)
     return x if pair is x.pair else Dual.of_pair(pair)
 
 
 @rule()
-def getitem(x: Dual, index) -> Dual:
+def getitem(x: Dual, index: Any) -> Dual:
     return Dual.of_pair(x.pair[(slice(None), *(index if isinstance(index, tuple) else (index,)))])
 
 
@@ -153,20 +158,20 @@ def chunk(x: Dual, chunks: int, dim: int = 0) -> tuple:
 
 
 @rule()
-def cat(tensors, dim: int = 0) -> Dual:
+def cat(tensors: Sequence[Dual | Tensor], dim: int = 0) -> Dual:
     some = next(x for x in tensors if isinstance(x, Dual))
     return Dual.of_pair(torch.cat([as_dual(x, like=some).pair for x in tensors], dim=shifted(dim)))
 
 
 @rule()
-def pad(input: Dual, pad, mode: str = "constant", value: float | None = None) -> Dual:
+def pad(input: Dual, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Dual:
     if mode == "constant" and value:
         return Dual(F.pad(input.primal, pad, mode, value), F.pad(input.tangent, pad))
     return Dual.of_pair(F.pad(input.pair.flatten(0, 1), pad, mode).unflatten(0, (2, -1)))
 
 
 @rule()
-def interpolate(input: Dual, *args, **kwargs) -> Dual:
+def interpolate(input: Dual, *args: Any, **kwargs: Any) -> Dual:
     return Dual.of_pair(F.interpolate(input.pair.flatten(0, 1), *args, **kwargs).unflatten(0, (2, -1)))
 
 
@@ -235,7 +240,11 @@ def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
 
 @rule()
 def layer_norm(
-    input: Dual, normalized_shape, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Dual,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> Dual:
     x, shape = input.primal.contiguous(), list(normalized_shape)
     primal, mean, rstd = aten.native_layer_norm(x, shape, weight, bias, eps)
@@ -249,29 +258,29 @@ def layer_norm(
 
 @rule()
 def scaled_dot_product_attention(
-    query: Operand,
-    key: Operand,
-    value: Operand,
-    attn_mask=None,
+    query: Dual | Tensor,
+    key: Dual | Tensor,
+    value: Dual | Tensor,
+    attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    **options,
+    **options: Any,
 ) -> Dual:
     """o = softmax(s q kᵀ) v of (..., L, D) each; ȯ = ṗ v + p v̇ with ṗ = J_softmax (s q̇ kᵀ + s q k̇ᵀ)."""
     if attn_mask is not None or dropout_p or is_causal or any(options.values()):
         raise UnsupportedOperation("attention with a mask, with dropout or with grouped heads")
-    query = mul(
+    queries = mul(
         as_dual(query, like=key if isinstance(key, Dual) else value),
         query.shape[-1] ** -0.5 if scale is None else scale,
     )
-    result = query.primal.new_empty((2, *query.shape[:-1], value.shape[-1]))
+    result = queries.primal.new_empty((2, *query.shape[:-1], value.shape[-1]))
     keys = torch.cat([key.primal, key.tangent], -1) if isinstance(key, Dual) else key
     values = torch.cat([value.primal, value.tangent], -1) if isinstance(value, Dual) else value
     rows = max(1, BLOCK.get(query.device.type, BLOCK["cpu"]) // (query[..., 0, 0].numel() * key.shape[-2]))
     for start in range(0, query.shape[-2], rows):
         block = slice(start, start + rows)
-        _attend(query[..., block, :], keys, values, result[..., block, :])
+        _attend(queries[..., block, :], keys, values, result[..., block, :])
     return Dual.of_pair(result)
 
 

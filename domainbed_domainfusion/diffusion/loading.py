@@ -1,7 +1,12 @@
-"""The LDM's networks, read from a folder in diffusers' layout or from a single checkpoint, frozen and in eval mode."""
+"""The LDM's networks, read from a folder in diffusers' layout or from a single checkpoint, frozen and in eval mode.
 
+Networks are typed `Any`: the types in diffusers and transformers differ between their versions.
+"""
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -13,7 +18,7 @@ from ..errors import InputError
 from . import single_file
 
 
-def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The U-Net and the VAE from `path`, which `source.resolve_source` returned."""
     if path.is_file():
         return (
@@ -28,8 +33,9 @@ def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[UNet2DConditionModel, 
     )
 
 
-def text_encoder(path: Path, dtype: torch.dtype) -> CLIPTextModel:
+def text_encoder(path: Path, dtype: torch.dtype) -> Any:
     """CLIP's text model from `path`. For float64 it stays in float32: older transformers cannot mask in float64."""
+    encoder: Any
     with _no_progress_bar():
         if path.is_file():
             config = CLIPTextConfig.from_pretrained(single_file.CONFIGS / "text_encoder")
@@ -39,7 +45,7 @@ def text_encoder(path: Path, dtype: torch.dtype) -> CLIPTextModel:
     return frozen(encoder.to(torch.float32 if dtype == torch.float64 else dtype))
 
 
-def tiny_decoder(folder: Path, dtype: torch.dtype) -> AutoencoderTiny:
+def tiny_decoder(folder: Path, dtype: torch.dtype) -> Any:
     """The decoder of a distilled autoencoder. Its encoder is dropped: it makes latents that are too dark."""
     tiny = AutoencoderTiny.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=False
@@ -48,11 +54,12 @@ def tiny_decoder(folder: Path, dtype: torch.dtype) -> AutoencoderTiny:
     return frozen(tiny)
 
 
-def frozen(network: nn.Module) -> nn.Module:
+def frozen(network: Any) -> Any:
+    """The network in eval mode, without gradients for its parameters."""
     return network.eval().requires_grad_(False)
 
 
-def _from_checkpoint(kind: type, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
+def _from_checkpoint(kind: Any, path: Path, part: str, dtype: torch.dtype) -> Any:
     """One network by diffusers' own conversion.
 
     Raises InputError if the file lacks a weight: the conversion would silently leave it at its random initial value.
@@ -78,7 +85,7 @@ def _tensors(path: Path, part: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _no_progress_bar():
+def _no_progress_bar() -> Iterator[None]:
     """Hides transformers' progress bar, which would stand between the lines that a run prints."""
     from transformers.utils import logging
 

@@ -5,12 +5,14 @@ Images are (B, 3, S, S) in [-1, 1]. Latents are (B, C, S / f, S / f) and already
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from ..seeding import preserved_rng
+from .dual import TensorOrDual
 from .source import check_scheduler, config_folder, resolve_decoder, resolve_source, tokenizer_folder
 
 __all__ = ["LatentDiffusion", "resolve_source"]
@@ -22,7 +24,10 @@ SCHEDULERS = {
     "dpmsolver++": "DPMSolverMultistepScheduler",
     "lcm": "LCMScheduler",
 }
-SCHEDULER_OPTIONS = {"pndm": {"skip_prk_steps": True}, "dpmsolver++": {"algorithm_type": "dpmsolver++"}}
+SCHEDULER_OPTIONS: dict[str, dict[str, Any]] = {
+    "pndm": {"skip_prk_steps": True},
+    "dpmsolver++": {"algorithm_type": "dpmsolver++"},
+}
 DECODER_SLICE = 2**20  # pixels decoded at once: ten 320x320 images
 
 _loaded: dict[tuple, "LatentDiffusion"] = {}  # the models of this process by the arguments of `load`
@@ -64,7 +69,13 @@ class LatentDiffusion:
 
     @classmethod
     def load(
-        cls, source: str, *, device, dtype: str = "float32", revision: str | None = None, decoder: str | None = None
+        cls,
+        source: str,
+        *,
+        device: torch.device | str,
+        dtype: str = "float32",
+        revision: str | None = None,
+        decoder: str | None = None,
     ) -> "LatentDiffusion":
         """The model from a hub id, a local folder or a single .safetensors file; one load per process.
 
@@ -82,7 +93,7 @@ class LatentDiffusion:
                 _loaded[key] = cls(path, source, device, dtype, revision, decoder)
         return _loaded[key]
 
-    def __deepcopy__(self, memo) -> "LatentDiffusion":
+    def __deepcopy__(self, memo: dict) -> "LatentDiffusion":
         return self
 
     def __copy__(self) -> "LatentDiffusion":
@@ -123,11 +134,11 @@ class LatentDiffusion:
         """Free the text encoder's memory; a later `embed` reads it again."""
         self._text_encoder = None
 
-    def posterior(self, images: Tensor):
+    def posterior(self, images: TensorOrDual) -> Any:
         """The VAE's diagonal Gaussian (mean, std, sample) over unscaled latents; differentiable in images."""
         return self._vae.encode(images.to(self.device, self.dtype)).latent_dist
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: TensorOrDual) -> TensorOrDual:
         """Scaled latents z: the posterior's mean times the scaling factor; differentiable in images."""
         return self.posterior(images).mean * self.scaling_factor
 
@@ -141,8 +152,8 @@ class LatentDiffusion:
         return torch.cat(images).float().clamp(-1, 1)
 
     def predict_noise(
-        self, latents: Tensor, timesteps: Tensor, embeddings: Tensor, guidance_scale: float = 1.0
-    ) -> Tensor:
+        self, latents: TensorOrDual, timesteps: Tensor, embeddings: Tensor, guidance_scale: float = 1.0
+    ) -> TensorOrDual:
         """ε_φ(z_t, t, c) of latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents.
 
         guidance_scale: only for a U-Net that takes it as a condition (`embeds_guidance`); 1 means no guidance.
@@ -178,7 +189,7 @@ class LatentDiffusion:
             }
             self._uses_cuda_graphs = cuda_graphs
 
-    def scheduler(self, name: str, timestep_spacing: str = "leading"):
+    def scheduler(self, name: str, timestep_spacing: str = "leading") -> Any:
         """A fresh diffusers scheduler with the model's noise schedule: ddim, pndm, dpmsolver++, lcm, or "folder".
 
         timestep_spacing: "leading" is Stable Diffusion 1.x's own; "trailing" is from Lin et al. 2024. With few steps,
@@ -217,7 +228,7 @@ class LatentDiffusion:
         for network in (self._unet, self._vae, self._decoder):
             network.to(memory_format=torch.channels_last)
 
-    def _own_copy(self, result: Tensor) -> Tensor:
+    def _own_copy(self, result: Any) -> Any:
         """A copy if CUDA graphs run: the next replay overwrites `result`, and callers still need it then."""
         return result.clone() if self._uses_cuda_graphs else result
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,7 +62,8 @@ def _networks() -> dict[str, torch.nn.Module]:
 
 def _write_sparse(path: Path, weights: dict[str, torch.Tensor]) -> None:
     """A safetensors file of zeros: the header, then a hole as long as the data."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, weight in weights.items():
         start, end = end, end + weight.numel() * weight.element_size()
         header[name] = {"dtype": DTYPE_NAMES[weight.dtype], "shape": list(weight.shape), "data_offsets": [start, end]}

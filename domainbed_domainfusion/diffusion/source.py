@@ -6,6 +6,7 @@ so a run calls `resolve_source` before anything slow.
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InputError
@@ -233,7 +234,9 @@ def _check_weights(part: Path, weights: str) -> None:
         header(part / shard)
 
 
-def _from_hub(source: str, revision: str | None, patterns: list[str] = FILES, check=check_folder) -> Path:
+def _from_hub(
+    source: str, revision: str | None, patterns: list[str] = FILES, check: Callable[[Path], None] = check_folder
+) -> Path:
     """The snapshot's folder: from the cache if it is complete there, else downloaded (only files in `patterns`)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError

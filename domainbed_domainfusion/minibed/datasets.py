@@ -26,7 +26,10 @@ def get_dataset_class(dataset_name: str) -> type["MultipleDomainDataset"]:
 
 def num_environments(dataset_name: str) -> int:
     """How many environments the dataset of that name has, without loading it."""
-    return len(get_dataset_class(dataset_name).ENVIRONMENTS)
+    environments = get_dataset_class(dataset_name).ENVIRONMENTS
+    if environments is None:
+        raise InputError(f"The dataset {dataset_name} does not name its environments: give its class ENVIRONMENTS.")
+    return len(environments)
 
 
 class MultipleDomainDataset:
@@ -39,6 +42,8 @@ class MultipleDomainDataset:
     INPUT_SHAPE: tuple[int, int, int] | None = None
 
     datasets: list[Dataset]
+    input_shape: tuple[int, int, int]
+    num_classes: int
 
     def __getitem__(self, index: int) -> Dataset:
         return self.datasets[index]
@@ -51,6 +56,7 @@ class Debug(MultipleDomainDataset):
     """Three environments of 16 standard-normal images with random labels from two classes."""
 
     ENVIRONMENTS = ["0", "1", "2"]
+    INPUT_SHAPE: tuple[int, int, int]
 
     def __init__(self, root: str | None, test_envs: list[int], hparams: dict[str, Any]):
         super().__init__()
@@ -101,12 +107,13 @@ class MultipleEnvironmentImageFolder(MultipleDomainDataset):
         plain, augmenting = _plain_transform(), _augmenting_transform()
         with os.scandir(root) as entries:
             environments = sorted(entry.name for entry in entries if entry.is_dir())
-        self.datasets = [
+        folders = [
             ImageFolder(os.path.join(root, name), transform=augmenting if augment and i not in test_envs else plain)
             for i, name in enumerate(environments)
         ]
+        self.datasets = [*folders]
         self.input_shape = self.INPUT_SHAPE
-        self.num_classes = len(self.datasets[-1].classes)
+        self.num_classes = len(folders[-1].classes)
 
 
 class _Benchmark(MultipleEnvironmentImageFolder):

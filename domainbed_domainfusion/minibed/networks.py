@@ -29,8 +29,8 @@ class MNIST_CNN(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        layers = ((self.conv1, self.bn0), (self.conv2, self.bn1), (self.conv3, self.bn2), (self.conv4, self.bn3))
-        for convolution, normalisation in layers:
+        for i in range(4):
+            convolution, normalisation = self.get_submodule(f"conv{i + 1}"), self.get_submodule(f"bn{i}")
             x = normalisation(F.relu(convolution(x)))
         return self.avgpool(x).flatten(1)
 
@@ -66,7 +66,9 @@ class WideResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(self.n_outputs, momentum=0.9)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        x = self.conv1(x)
+        for i in range(3):
+            x = self.get_submodule(f"layer{i + 1}")(x)
         return F.avg_pool2d(F.relu(self.bn1(x)), 8).flatten(1)
 
 
@@ -128,7 +130,7 @@ class ResNet(nn.Module):
         return self
 
 
-def Featurizer(input_shape: tuple[int, int, int], hparams: dict[str, Any]) -> nn.Module:
+def Featurizer(input_shape: tuple[int, int, int], hparams: dict[str, Any]) -> MNIST_CNN | WideResNet | ResNet:
     """The featurizer for images of that shape (C, H, W); it has `n_outputs`. Raises InputError for other sizes."""
     if hparams["vit"]:
         raise InputError(

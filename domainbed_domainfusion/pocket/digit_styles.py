@@ -17,6 +17,7 @@ import zlib
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -150,7 +151,8 @@ def load_images(data_dir: str | None) -> dict[str, np.ndarray]:
     _check_writable(path)
     images = make_images()
     content = BytesIO()
-    np.savez_compressed(content, recipe=recipe(), digest=_digest(images), **images)
+    arrays: dict[str, Any] = {"recipe": recipe(), "digest": _digest(images), **images}
+    np.savez_compressed(content, **arrays)
     write_atomically(path, content.getvalue())
     return images
 

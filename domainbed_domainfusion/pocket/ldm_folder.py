@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,12 +19,12 @@ WORDS = ("picture", "number", *sorted(CLASS_NAMES, key=len, reverse=True), "phot
 
 
 class Parts(NamedTuple):
-    """The modules of a latent diffusion model and its tokenizer."""
+    """The modules of a latent diffusion model and its tokenizer, of the diffusion library's own types."""
 
-    vae: torch.nn.Module
-    unet: torch.nn.Module
-    text_encoder: torch.nn.Module
-    tokenizer: object
+    vae: Any
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
 
 
 def _byte_characters() -> list:
@@ -69,7 +69,7 @@ def tokenizer_files() -> dict[str, str]:
     }
 
 
-def make_tokenizer() -> object:
+def make_tokenizer() -> Any:
     """The CLIPTokenizer of `tokenizer_files`; every one of WORDS is a single token."""
     from transformers import CLIPTokenizer
 
@@ -121,7 +121,7 @@ def make_parts() -> Parts:
     return Parts(vae, unet, text_encoder, tokenizer)
 
 
-def make_scheduler() -> object:
+def make_scheduler() -> Any:
     """Stable Diffusion 1.x's own scheduler configuration."""
     from diffusers import PNDMScheduler
 
@@ -152,7 +152,7 @@ def save_folder(parts: Parts, folder: str) -> None:
     vae, unet, text_encoder = (
         copy.deepcopy(part).to(torch.float16, memory_format=torch.contiguous_format).eval() for part in parts[:3]
     )  # older releases refuse to save channels_last weights
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         unet=unet,
         text_encoder=text_encoder,

@@ -12,6 +12,7 @@ import argparse
 import json
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ PER_CLASS, SHOWN = 20, 10
 JUDGE_RENDERS, JUDGE_STEPS, JUDGE_SEED = 6_000, 900, 1_000_001
 
 
-def load_pipelines(folder: str) -> tuple:
+def load_pipelines(folder: str) -> tuple[Any, Any]:
     """diffusers' text-to-image and image-to-image pipelines of that folder, float32, DDIM."""
     from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
@@ -39,7 +40,7 @@ def load_pipelines(folder: str) -> tuple:
     )
     text_pipeline.scheduler = DDIMScheduler.from_config(text_pipeline.scheduler.config)
     text_pipeline.set_progress_bar_config(disable=True)
-    image_pipeline = StableDiffusionImg2ImgPipeline(**text_pipeline.components, requires_safety_checker=False)
+    image_pipeline: Any = StableDiffusionImg2ImgPipeline(**text_pipeline.components, requires_safety_checker=False)
     image_pipeline.set_progress_bar_config(disable=True)
     return text_pipeline, image_pipeline
 
@@ -49,7 +50,7 @@ def _to_uint8(images: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def text_to_image(text_pipeline, per_class: int, seed: int = 0) -> np.ndarray:
+def text_to_image(text_pipeline: Any, per_class: int, seed: int = 0) -> np.ndarray:
     """(10 * per_class, 3, 32, 32) uint8, class after class."""
     pictures = []
     for name in tqdm(CLASS_NAMES, desc="text-to-image"):
@@ -69,7 +70,7 @@ def text_to_image(text_pipeline, per_class: int, seed: int = 0) -> np.ndarray:
 
 @torch.no_grad()
 def image_to_image(
-    image_pipeline, originals: np.ndarray, digits: np.ndarray, strength: float, seed: int = 0
+    image_pipeline: Any, originals: np.ndarray, digits: np.ndarray, strength: float, seed: int = 0
 ) -> np.ndarray:
     """Each of the originals (n, 3, 32, 32) uint8 changed once, prompted by its digit (n,); STEPS U-Net evaluations."""
     generators = [generator_of("sheet", seed, "image", n) for n in range(len(originals))]
@@ -87,10 +88,10 @@ def image_to_image(
 
 def train_judge() -> torch.nn.Module:
     """A small CNN that reads digits, trained on renders in all styles with its own seed."""
-    images, digits = pretraining.render_many(JUDGE_SEED, 0, JUDGE_RENDERS)
-    images, digits = torch.from_numpy(images), torch.from_numpy(digits)
+    images, digits = map(torch.from_numpy, pretraining.render_many(JUDGE_SEED, 0, JUDGE_RENDERS))
     torch.manual_seed(JUDGE_SEED)
-    layers, channels = [], 3
+    layers: list[torch.nn.Module] = []
+    channels = 3
     for width in (32, 64, 128):
         layers += [
             torch.nn.Conv2d(channels, width, 3, padding=1),

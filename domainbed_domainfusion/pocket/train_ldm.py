@@ -13,12 +13,15 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import distributed, multiprocessing
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm, trange
 
 from ..errors import InputError
@@ -36,12 +39,12 @@ SNAPSHOT_STEPS = 500
 Losses = dict[str, list[float]]
 
 
-def _optimiser(parameters: list, peak: float, steps: int) -> tuple[torch.optim.Optimizer, object]:
+def _optimiser(parameters: list, peak: float, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
+    return optimiser, OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
 
 
-def _step(loss: torch.Tensor, parameters: list, optimiser: torch.optim.Optimizer, schedule: object) -> None:
+def _step(loss: torch.Tensor, parameters: list, optimiser: torch.optim.Optimizer, schedule: LRScheduler) -> None:
     """One optimiser step with the gradient averaged over the processes."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -57,7 +60,7 @@ def _step(loss: torch.Tensor, parameters: list, optimiser: torch.optim.Optimizer
     schedule.step()
 
 
-def plain_attention(module: torch.nn.Module) -> None:
+def plain_attention(module: Any) -> None:
     """Use unfused attention: at 64 tokens on a CPU its backward pass is several times faster than the fused one's."""
     from diffusers.models.attention_processor import AttnProcessor
 
@@ -79,7 +82,7 @@ def _colours(difference: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(difference, 4).abs().mean() + F.avg_pool2d(difference, 8).abs().mean()
 
 
-def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Losses, snapshot) -> None:
+def train_vae(vae: Any, images: torch.Tensor, steps: int, losses: Losses, snapshot: Callable[[], None]) -> None:
     """L1 + edges + colours + KL on images (N, 3, 32, 32) uint8; appends the L1, on [-1, 1], to losses["vae"].
 
     snapshot() is called every SNAPSHOT_STEPS.
@@ -108,7 +111,7 @@ def train_vae(vae: torch.nn.Module, images: torch.Tensor, steps: int, losses: Lo
 
 
 @torch.no_grad()
-def encode_all(vae: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_all(vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior mean and deviation of every image, each (N, 4, 8, 8) float32; the processes share the work."""
     latents = torch.zeros(2, len(images), 4, 8, 8)
     starts = range(distributed.get_rank() * 250, len(images), distributed.get_world_size() * 250)
@@ -134,7 +137,7 @@ def train_unet(
     digits: torch.Tensor,
     steps: int,
     losses: Losses,
-    snapshot,
+    snapshot: Callable[[ldm_folder.Parts, int], None],
 ) -> ldm_folder.Parts:
     """Noise prediction (Ho et al. 2020, L_simple) on latents; returns the moving average of U-Net and text encoder.
 
@@ -242,8 +245,8 @@ def _train_in_process(
 def train(output: str, seed: int, scale: float) -> None:
     """The whole training. Every snapshot, and the end, writes the moving average of the weights to `output`."""
     started = time.time()
-    images, digits = pretraining.render_many(seed, 0, max(500, round(RENDERS * scale)))
-    images, digits = torch.from_numpy(images).share_memory_(), torch.from_numpy(digits).share_memory_()
+    rendered = pretraining.render_many(seed, 0, max(500, round(RENDERS * scale)))
+    images, digits = (torch.from_numpy(array).share_memory_() for array in rendered)
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(
             _train_in_process,

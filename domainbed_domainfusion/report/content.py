@@ -82,8 +82,8 @@ class DatasetPart:
     @property
     def ranking(self) -> list[Row]:
         """The algorithms with a number for every environment, best average first."""
-        whole = [row for row in self.tables[0].rows if row.average is not None]
-        return sorted(whole, key=lambda row: -row.average)
+        whole = [(row.average, row) for row in self.tables[0].rows if row.average is not None]
+        return [row for _, row in sorted(whole, key=lambda pair: -pair[0])]
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,9 @@ def _comparisons(dataset: str, table: Table, chosen: list[Chosen]) -> list[Compa
         Comparison(method, backbone, published.accuracy(backbone, method, dataset), ours.get((method, backbone)))
         for method, backbone in pairs
     ]
-    shown = [one for one in made if one.published is not None or one.ours is not None]
-    return sorted(shown, key=lambda one: -(one.published if one.published is not None else one.ours))
+    shown = [(one.ours if one.published is None else one.published, one) for one in made]
+    ranked = [(number, one) for number, one in shown if number is not None]
+    return [one for _, one in sorted(ranked, key=lambda pair: -pair[0])]
 
 
 def _hparams(chosen: list[Chosen]) -> list[Hparams]:
@@ -197,7 +198,7 @@ def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
     steps: dict[int, int] = {}
     for job in jobs:
         if job.done and _learns(job):
-            steps[job.last_step + 1] = steps.get(job.last_step + 1, 0) + 1
+            steps[job.steps] = steps.get(job.steps, 0) + 1
     notes = []
     if len(steps) > 1:
         counts = ", ".join(f"{count} of {number:,}" for number, count in sorted(steps.items()))

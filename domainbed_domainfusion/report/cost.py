@@ -49,7 +49,7 @@ def _cost(dataset: str, algorithm: str, jobs: list[Job]) -> Cost:
         dataset,
         algorithm,
         len(jobs),
-        sum(job.last_step + 1 for job in jobs),
+        sum(job.steps for job in jobs),
         total("step_time"),
         total("generation_seconds"),
         total("ld_seconds"),

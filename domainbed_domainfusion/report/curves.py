@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -41,10 +42,7 @@ def training_curves(
 
     def series_of(value: Callable[[dict, int], float]) -> dict[int, list[Series]]:
         return {
-            env: [
-                Series(name, styles[name], _points(job, lambda row, env=env: value(row, env)))
-                for name, job in jobs.items()
-            ]
+            env: [Series(name, styles[name], _points(job, value, env)) for name, job in jobs.items()]
             for env, jobs in runs.items()
         }
 
@@ -79,8 +77,13 @@ def _validation(row: dict, test_env: int) -> float:
     return float(np.mean([row[f"env{env}_out_acc"] for env in envs if f"env{env}_out_acc" in row and env != test_env]))
 
 
-def _points(job: Job, value: Callable[[dict], float]) -> tuple[tuple[float, float], ...]:
-    return tuple(sorted((row["step"], float(value(row))) for row in job.rows))
+def _term(row: dict, key: str) -> float:
+    return row.get(key, float("nan"))
+
+
+def _points(job: Job, value: Callable[[dict, Any], float], argument: Any) -> tuple[tuple[float, float], ...]:
+    """(step, value(row, argument)) of every row, by step."""
+    return tuple(sorted((row["step"], float(value(row, argument))) for row in job.rows))
 
 
 def _chart_row(
@@ -113,10 +116,7 @@ def _term_rows(environments: tuple[str, ...], runs: dict[int, dict[str, Job]]) -
     for algorithm in algorithms:
         jobs = {env: of_env[algorithm] for env, of_env in runs.items() if algorithm in of_env}
         series = {
-            env: [
-                Series(label, style, _points(job, lambda row, key=key: row.get(key, float("nan"))))
-                for style, (key, label) in enumerate(TERMS)
-            ]
+            env: [Series(label, style, _points(job, _term, key)) for style, (key, label) in enumerate(TERMS)]
             for env, job in jobs.items()
         }
         caption = f"Before weighting by λ1, λ2 and λ3. {_coefficients(environments, jobs)}"

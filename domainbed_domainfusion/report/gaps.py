@@ -30,7 +30,7 @@ def find_gaps(sweep: SweepFolder) -> list[Gap]:
     """
     launches: dict[str, list[Job]] = {}
     for job in sweep.jobs:
-        if job.args is not None:
+        if job.args:
             launches.setdefault(_launch_key(job.args), []).append(job)
     gaps = []
     for jobs in launches.values():

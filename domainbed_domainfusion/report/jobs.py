@@ -24,14 +24,14 @@ class Job:
 
     folder: Path
     rows: list[dict] = field(default_factory=list)
-    args: dict | None = None
+    args: dict = field(default_factory=dict)  # empty if nothing is known
     done: bool = False
     damage: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """E.g. "ERM on DigitStyles, test_envs 0, trial 0, hparams seed 0"; the folder's name if nothing is known."""
-        if self.args is None:
+        if not self.args:
             return self.folder.name
         tests = " ".join(str(env) for env in self.args["test_envs"])
         return (
@@ -40,8 +40,9 @@ class Job:
         )
 
     @property
-    def last_step(self) -> int | None:
-        return max((row["step"] for row in self.rows), default=None)
+    def steps(self) -> int:
+        """The number of steps up to the last result row."""
+        return max((row["step"] + 1 for row in self.rows), default=0)
 
     @property
     def last_error(self) -> str | None:
@@ -99,7 +100,7 @@ def _is_job(folder: Path) -> bool:
 def read_job(folder: Path) -> Job:
     """Read one job folder. Damaged lines are left out and listed in `damage`.
 
-    Without a result row, `args` is read from what the job printed at its start; None if it printed nothing.
+    Without a result row, `args` is read from what the job printed at its start.
     """
     job = Job(folder, done=(folder / "done").exists())
     results = folder / "results.jsonl"
@@ -146,18 +147,19 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _args_printed(path: Path) -> dict | None:
+def _args_printed(path: Path) -> dict:
     """The args that the host's train script prints at its start. A job without a result row leaves nothing else."""
     if not path.is_file():
-        return None
-    args, inside = {}, False
+        return {}
+    args: dict[str, Any] = {}
+    inside = False
     for line in path.read_text(errors="replace").splitlines():
         if line in (ARGS_HEADING, HPARAMS_HEADING):
             inside = line == ARGS_HEADING
         elif inside and line.startswith("\t") and ": " in line:
             key, value = line.strip().split(": ", 1)
             args[key] = value if key in TEXT_ARGS and value != "None" else _literal(value)
-    return args if all(isinstance(args.get(key), kind) for key, kind in ARGS_KINDS.items()) else None
+    return args if all(isinstance(args.get(key), kind) for key, kind in ARGS_KINDS.items()) else {}
 
 
 def _literal(value: str) -> Any:

@@ -153,7 +153,7 @@ def _listed(words: list[str]) -> str:
 def _status(content: Content) -> str:
     jobs = content.sweep.jobs
     done = len(jobs) - len(content.sweep.unfinished)
-    steps = sorted({job.last_step + 1 for job in jobs if job.done and job.rows})
+    steps = sorted({job.steps for job in jobs if job.done and job.rows})
     steps_each = f", {steps[0]:,} steps each" if len(steps) == 1 else ""
     trials = max((part.tables[0].trials for part in content.datasets), default=0)
     return f"{done} of {len(jobs)} runs finished{steps_each}; {trials or 'no'} trial{'' if trials == 1 else 's'}."
@@ -192,7 +192,8 @@ def _best(table: Table, env: int | None) -> float | None:
     if env is None:
         numbers = [row.average for row in table.rows if row.average is not None]
     else:
-        numbers = [row.cells[env].mean for row in table.rows if row.cells[env] is not None]
+        cells = [row.cells[env] for row in table.rows]
+        numbers = [cell.mean for cell in cells if cell is not None]
     return max(numbers) if len(numbers) > 1 else None
 
 
@@ -250,5 +251,6 @@ def _average_row(algorithm: str, tables: list[Table]) -> tuple[str, list[tuple |
         else None
         for row in rows
     ]
-    average = None if None in cells else sum(mean for mean, _ in cells) / len(cells)
+    means = [cell[0] for cell in cells if cell is not None]
+    average = sum(means) / len(means) if len(means) == len(cells) else None
     return algorithm, cells, average

@@ -64,8 +64,8 @@ def read_gallery(job_folder: Path) -> Gallery | None:
     try:
         content = json.loads(path.read_text())
         shown = spread(content["images"], IMAGES_SHOWN)
-        rounds = sorted({(version["round"], version["step"]) for image in shown for version in image["versions"]})
-        rounds = tuple(spread(rounds, ROUNDS_SHOWN))
+        all_rounds = sorted({(version["round"], version["step"]) for image in shown for version in image["versions"]})
+        rounds = tuple(spread(all_rounds, ROUNDS_SHOWN))
         lines = tuple(_line(image, rounds, path.parent) for image in shown)
         return Gallery(rounds, lines, _choices(content.get("choices")), read_figures(path.parent / FOLDER))
     except (OSError, ValueError, KeyError, TypeError):
@@ -99,8 +99,8 @@ def _version(version: dict, folder: Path) -> ShownVersion:
 def _read(path: Path) -> Image.Image | None:
     """The image at no more than 96 pixels a side, None if it cannot be read."""
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        with Image.open(path) as file:
+            image = file.convert("RGB")
     except (OSError, UnidentifiedImageError):
         return None
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

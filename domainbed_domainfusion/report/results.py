@@ -67,9 +67,8 @@ class Row:
     @property
     def average(self) -> float | None:
         """Mean over the environments in percent, None unless every environment has a number."""
-        if any(cell is None for cell in self.cells):
-            return None
-        return float(sum(cell.mean for cell in self.cells) / len(self.cells))
+        means = [cell.mean for cell in self.cells if cell is not None]
+        return float(sum(means) / len(means)) if len(means) == len(self.cells) else None
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 
 def seed_hash(*identity: Any) -> int:
@@ -31,8 +31,11 @@ class SplitDataset(Dataset):
         return len(self.keys)
 
 
-def split_dataset(dataset: Dataset, n: int, seed: int = 0) -> tuple[SplitDataset, SplitDataset]:
-    """Shuffle the indices with `RandomState(seed)`; the first `n` are the first part, the rest the second."""
+def split_dataset(dataset: Any, n: int, seed: int = 0) -> tuple[SplitDataset, SplitDataset]:
+    """Shuffle the indices with `RandomState(seed)`; the first `n` are the first split, the rest the second.
+
+    dataset: a torch dataset with a length.
+    """
     if n > len(dataset):
         raise ValueError(f"cannot take {n} of {len(dataset)} examples")
     order = list(range(len(dataset)))
@@ -40,17 +43,20 @@ def split_dataset(dataset: Dataset, n: int, seed: int = 0) -> tuple[SplitDataset
     return SplitDataset(dataset, order[:n]), SplitDataset(dataset, order[n:])
 
 
-def make_weights_for_balanced_classes(dataset: Dataset) -> torch.Tensor:
+def make_weights_for_balanced_classes(dataset: Any) -> torch.Tensor:
     """(N,) sampling weights that sum to 1 and give every class that occurs the same share."""
     labels = [int(label) for _, label in dataset]
     counts = Counter(labels)
     return torch.tensor([1 / (counts[label] * len(counts)) for label in labels])
 
 
-def accuracy(network: torch.nn.Module, loader: DataLoader, weights: torch.Tensor | None, device: str) -> float:
+def accuracy(
+    network: Any, loader: Iterable[tuple[torch.Tensor, torch.Tensor]], weights: torch.Tensor | None, device: str
+) -> float:
     """The accuracy in [0, 1] on the loader's examples, weighted by `weights` (N,).
 
-    `network.predict(x)` gives logits (B, classes). The network runs in eval mode and is set to train mode afterwards.
+    network: a module whose `predict(x)` gives logits (B, classes). It runs in eval mode and is set to train mode
+    afterwards.
     """
     correct, total, seen = 0.0, 0.0, 0
     network.eval()

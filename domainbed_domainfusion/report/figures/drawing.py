@@ -6,6 +6,7 @@ colour vision, and a print in grey, see the same order.
 
 from dataclasses import dataclass
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,12 @@ WIDTH, HEIGHT, DPI = 7.0, 9.2, 300  # at most the inches of a page's text area
 LABEL, GAP, LARGEST = 1.08, 0.07, 1.15  # inches: width of row labels, gap between cells, largest cell
 HEAD, NOTE, BETWEEN, SCALE = 0.34, 0.17, 0.16, 0.72  # inches: column heads, a line of text, groups, the colour bar
 SCALE_WIDTH, LABEL_LETTERS = 2.9, 17  # inches for the words above the colour bar; letters per line of a row's label
-STYLE = {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 7.5, "figure.facecolor": "white"}
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 7.5,
+    "figure.facecolor": "white",
+}
 INK, SOFT = "#16191d", "#454b55"
 QUANTILE = 0.99  # quantile of all latent pixels at the top of the colour scale: outliers would darken all others
 
@@ -62,13 +68,15 @@ def draw(heads: list[str], groups: list[list[PictureRow]], top: float) -> Figure
         axes.set_axis_off()
         for column, head in enumerate(heads):
             _text(axes, LABEL + column * (cell + GAP) + cell / 2, HEAD - 0.05, head, va="bottom")
-        y, noise = HEAD, None
+        y = HEAD
+        noise: AxesImage | None = None
         for group in groups:
             for row in group:
                 noise = _draw_row(axes, row, y, cell, top) or noise
                 y += _height(row, cell)
             y += BETWEEN
-        _draw_scale(figure, axes, noise, height)
+        if noise is not None:
+            _draw_scale(figure, axes, noise, height)
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return figure
 
@@ -103,7 +111,7 @@ def _draw_row(axes: Axes, row: PictureRow, y: float, cell: float, top: float) ->
         if content is None:
             _text(axes, x + cell / 2, y + cell / 2, "–", va="center", color=SOFT)
             continue
-        place = {"extent": (x, x + cell, y + cell, y), "origin": "upper"}
+        place: dict[str, Any] = {"extent": (x, x + cell, y + cell, y), "origin": "upper"}
         if isinstance(content, Noise):
             drawn = axes.imshow(
                 content.magnitude.numpy(), cmap="magma", vmin=0, vmax=top, interpolation="nearest", **place
@@ -127,5 +135,5 @@ def _draw_scale(figure: Figure, axes: Axes, noise: AxesImage, height: float) -> 
     scale.tick_params(length=2, width=0.4, pad=1.5, labelsize=7)
 
 
-def _text(axes: Axes, x: float, y: float, text: str, ha: str = "center", color: str = INK, **options) -> None:
+def _text(axes: Axes, x: float, y: float, text: str, ha: str = "center", color: str = INK, **options: Any) -> None:
     axes.text(x, y, text, ha=ha, color=color, **options)

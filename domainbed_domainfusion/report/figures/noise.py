@@ -5,6 +5,7 @@ w = 1 the mean square of a noise image is then its LD loss.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ class NoiseImages:
             self._model = PromptedModel.load(self.hparams, run.class_names, self.device)
         except InputError as error:
             raise InputError(f"{str(error).rstrip('.')}; --ldm names another place of the run's model.") from error
-        self._classifier = None
+        self._classifier: Any = None  # the host's algorithm, if there is a model.pkl
         if (run.folder / "model.pkl").is_file():
             trained = TrainedModel.read(run.folder)
             self._classifier = trained.algorithm(self.device, trained.evaluation_transform(data_dir), run.class_names)

@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from ...errors import InputError
@@ -37,7 +38,7 @@ def write_figures(
     noises = NoiseImages(run, draws, ldm, data_dir)
     figures = supplement_figures(noises)
     for drawn, figure in figures:
-        write_atomically(output / drawn.file, lambda path, figure=figure: save(figure, path))
+        write_atomically(output / drawn.file, partial(save, figure))
     command = shlex.join(
         ["domainfusion", "figures", "--run", str(folder), "--draws", str(draws), *(["--ldm", ldm] if ldm else [])]
     )

@@ -66,7 +66,7 @@ def read_run(folder: Path) -> FiguresRun:
     if not folder.is_dir():
         raise InputError(f"No job folder at {folder}: give --run the folder of one {ALGORITHM} run.")
     job = read_job(folder)
-    if job.args is None:
+    if not job.args:
         raise InputError(_no_job(folder))
     if job.args["algorithm"] != ALGORITHM:
         raise InputError(

@@ -65,7 +65,7 @@ def _evolution(
         label = (image.class_name, f"from {image.domain}", f"background {image.background:.3f}")
         groups.append(
             [
-                PictureRow(label, [version and version.image for version in versions]),
+                PictureRow(label, [version.image if version else None for version in versions]),
                 PictureRow(
                     ("LD noise",),
                     [made.get(number) for number in rounds],
