@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-
 
 def estimate(argv: Sequence[str]) -> int:
     """Print what `sweep launch` with these arguments would cost; returns 0. Nothing is trained, kept or downloaded.
@@ -170,7 +168,7 @@ class StandIns:
             return
         try:
             host.networks.Featurizer(shape, hparams)
-        except (Exception, InputError):  # whatever the host's loaders raise without a network
+        except Exception:  # whatever the host's loaders raise without a network
             name = "resnet18" if hparams["resnet18"] and not hparams["resnet50_augmix"] else "resnet50"
             hparams.update(backbone=name, pretrained=False)
             self._note(f"The weights of the host's {name} are not on this machine: it was measured untrained.")

@@ -117,6 +117,8 @@ class TrainedModel:
             dataset = self.dataset_class(
                 data_dir or self.args["data_dir"], list(range(len(self.dataset_class.ENVIRONMENTS))), self.hparams
             )
+        except InputError:
+            raise
         except Exception as error:  # whatever a dataset raises without its data
             raise InputError(
                 f"{self.args['dataset']} keeps its transform with its data, and cannot be built "
