@@ -3,7 +3,7 @@ PYTHON ?= python3
 STAMP := .venv/installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart check test coverage test-lowest check-sweeps test-upstream benchmark benchmark-gpu clean
+.PHONY: quickstart check test coverage test-lowest check-sweeps test-upstream checkout-named benchmark benchmark-gpu clean
 
 quickstart: $(STAMP)
 	.venv/bin/domainfusion quickstart
@@ -30,8 +30,11 @@ check-sweeps: $(STAMP)
 	.venv/bin/domainfusion sweep --check sweeps/*.txt
 
 # Inside DomainBed itself: make test-upstream DOMAINBED_DIR=<a checkout>; a copy of it is attached, never the checkout.
-test-upstream: .venv/installed-domainbed
+test-upstream: checkout-named .venv/installed-domainbed
 	DOMAINBED_DIR="$(abspath $(DOMAINBED_DIR))" .venv/bin/python -m pytest -s tests/upstream
+
+checkout-named:
+	@test -d "$(DOMAINBED_DIR)/domainbed" || { echo "Name a checkout: make test-upstream DOMAINBED_DIR=../DomainBed"; exit 1; }
 
 # R1 to R5 and R7 beside their references: see benchmarks/README.md. Results go to benchmarks/results/.
 benchmark: BENCHMARK := .venv/bin/python -m benchmarks --device cpu

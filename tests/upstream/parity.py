@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..minibed.record import observed
-from .attached import MISSING, ROOT, Attached, checkout
+from .attached import ROOT, Attached, obstacle
 
 TITLES = {
     "seed_hash": "seeds",
@@ -84,8 +84,8 @@ def table(checks: list[Check]) -> str:
 
 
 def main() -> int:
-    if checkout() is None:
-        raise SystemExit(MISSING)
+    if obstacle() is not None:
+        raise SystemExit(obstacle())
     with tempfile.TemporaryDirectory() as folder:
         checks = parity(Attached(Path(folder)))
     print(table(checks))
