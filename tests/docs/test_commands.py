@@ -20,6 +20,7 @@ from ..conftest import TinyDigits
 from .command_lines import flags, make_targets, parse, run_module, verbs
 from .pages import COMMAND, NEEDS, PAGES, README, ROOT, Block, blocks, inline_code, prose
 
+PAGE_WIDTH = 100  # characters of a block that a repository's page shows
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [block for block in BLOCKS if block.language == "sh"]
 HERE = [block for block in COMMANDS if block.values == ("here",)]
@@ -45,6 +46,11 @@ def test_a_block_of_commands_says_how_it_is_checked(block):
             tree = ast.parse((ROOT / file).read_text())
             functions = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
             assert function.startswith("test_") and function in functions, f"there is no test {name}"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_fits_a_page(block):
+    assert max(map(len, block.text.splitlines())) <= PAGE_WIDTH, "a longer line is cut off where the page is read"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -118,6 +118,9 @@ def test_paths_in_backticks_exist(page):
     for code in inline_code(page):
         if re.match(r"(domainbed_domainfusion|tests|docs|sweeps|patches|benchmarks)/[\w./-]*$", code):
             assert (ROOT / code).exists(), f"{code} does not exist"
+        elif re.fullmatch(r"\w+\.py", code):
+            folder = page.parent if page.parent.name == "benchmarks" else ROOT / "domainbed_domainfusion"
+            assert list(folder.rglob(code)), f"there is no {code}"
 
 
 def test_every_page_is_named_in_the_readme():
