@@ -3,7 +3,7 @@ PYTHON ?= python3
 STAMP := .venv/installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart check test coverage test-lowest check-sweeps test-upstream checkout-named benchmark benchmark-gpu clean
+.PHONY: quickstart check test coverage test-lowest check-sweeps test-upstream checkout-named docs benchmark benchmark-gpu clean
 
 quickstart: $(STAMP)
 	.venv/bin/domainfusion quickstart
@@ -35,6 +35,10 @@ test-upstream: checkout-named .venv/installed-domainbed
 
 checkout-named:
 	@test -d "$(DOMAINBED_DIR)/domainbed" || { echo "Name a checkout: make test-upstream DOMAINBED_DIR=../DomainBed"; exit 1; }
+
+# The table of hparams in docs/, from the code; a test compares the two.
+docs: $(STAMP)
+	.venv/bin/python -m tests.docs.hparams_page
 
 # R1 to R5 and R7 beside their references: see benchmarks/README.md. Results go to benchmarks/results/.
 benchmark: BENCHMARK := .venv/bin/python -m benchmarks --device cpu

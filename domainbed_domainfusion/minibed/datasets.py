@@ -45,7 +45,7 @@ class MultipleDomainDataset:
     input_shape: tuple[int, int, int]
     num_classes: int
 
-    def __getitem__(self, index: int) -> Dataset:
+    def __getitem__(self, index: int) -> Any:
         return self.datasets[index]
 
     def __len__(self) -> int:

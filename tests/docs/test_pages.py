@@ -56,7 +56,7 @@ def test_the_floors_are_those_that_the_imports_are_held_to():
 def known_names() -> set[str]:
     """Everything that a lower-case name in backticks may be."""
     package = ROOT / "domainbed_domainfusion"
-    values = [row.range[len("one of ") :] for row in hparams.ROWS.values() if row.range.startswith("one of ")]
+    values = [row.range[1][len("one of ") :] for row in hparams.ROWS.values() if row.range[1].startswith("one of ")]
     ratios = [json.loads(path.read_text())["ratios"] for path in ROOT.glob("benchmarks/results/*.json")]
     modules = [*package.rglob("*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("sweeps/*.txt"), package]
     return {

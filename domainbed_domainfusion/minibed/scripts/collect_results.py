@@ -8,7 +8,7 @@ averages.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,21 +27,21 @@ class Cell(NamedTuple):
     text: str
 
 
-def format_mean(accuracies: Sequence[float], latex: bool) -> Cell:
+def format_mean(accuracies: Iterable[float], latex: bool) -> Cell:
     """The cell for accuracies in [0, 1], one per trial."""
     values = list(accuracies)
     if not values:
         return Cell(None, None, "X")
-    mean = 100 * np.mean(values)
-    error = 100 * np.std(values / np.sqrt(len(values)))
+    mean = float(100 * np.mean(values))
+    error = float(100 * np.std(values / np.sqrt(len(values))))
     sign = "$\\pm$" if latex else "+/-"
     return Cell(mean, error, f"{mean:.1f} {sign} {error:.1f}")
 
 
 def _row(label: str, cells: list[Cell]) -> list[str]:
     """The label, the cells and their average (an X if one is missing)."""
-    means = [cell.mean for cell in cells]
-    average = "X" if None in means else f"{sum(means) / len(means):.1f}"
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    average = f"{sum(means) / len(means):.1f}" if len(means) == len(cells) else "X"
     return [label, *(cell.text for cell in cells), average]
 
 
@@ -98,7 +98,7 @@ def print_results_tables(records: Q, selection_method: type[model_selection.Sele
             )
             for algorithm in names
         ]
-        environments = datasets.get_dataset_class(dataset).ENVIRONMENTS
+        environments = datasets.get_dataset_class(dataset).ENVIRONMENTS or []
         print_table(
             rows,
             f"Dataset: {dataset}, model selection method: {selection_method.name}",

@@ -61,7 +61,7 @@ class Job:
         """Make the jobs' folders and hand their commands to the launcher, shuffled so that progress is even."""
         print("Launching...")
         jobs = list(jobs)
-        np.random.shuffle(jobs)
+        np.random.shuffle(jobs)  # type: ignore[arg-type]  # numpy shuffles any list in place
         print("Making job directories:")
         for job in tqdm.tqdm(jobs, leave=False):
             os.makedirs(job.output_dir, exist_ok=True)

@@ -18,7 +18,6 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from torch.utils.data import Dataset
 
 from ...errors import InputError
 from ...files import write_atomically
@@ -28,7 +27,7 @@ from ..lib.fast_data_loader import FastDataLoader, InfiniteDataLoader
 
 EVALUATION_BATCH_SIZE = 64
 
-WeightedSplit = tuple[Dataset, torch.Tensor | None]
+WeightedSplit = tuple[Any, torch.Tensor | None]
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -114,7 +113,8 @@ class Splits(NamedTuple):
 def split_environments(dataset: datasets.MultipleDomainDataset, args: argparse.Namespace, balanced: bool) -> Splits:
     """Split every environment by seed_hash(trial_seed, its index); with `balanced`, add class-balancing weights."""
     splits = Splits([], [], [])
-    for i, environment in enumerate(dataset):
+    for i in range(len(dataset)):
+        environment = dataset[i]
         seed = misc.seed_hash(args.trial_seed, i)
         outer, inner = misc.split_dataset(environment, int(len(environment) * args.holdout_fraction), seed)
         parts = [(splits.inner, inner), (splits.outer, outer)]
@@ -166,7 +166,8 @@ class Run:
     def __init__(self, args: argparse.Namespace, hparams: dict[str, Any]):
         self.args, self.hparams = args, hparams
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.dataset = datasets.get_dataset_class(args.dataset)(args.data_dir, args.test_envs, hparams)
+        make_dataset: Any = datasets.get_dataset_class(args.dataset)  # a concrete class, with arguments
+        self.dataset = make_dataset(args.data_dir, args.test_envs, hparams)
         if max(args.test_envs) >= len(self.dataset):
             raise InputError(
                 f"{args.dataset} has the environments 0 to {len(self.dataset) - 1}, but --test_envs names "
