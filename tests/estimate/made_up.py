@@ -1,0 +1,37 @@
+"""A made-up job and made-up rates, and the jobs of a sweep's arguments."""
+
+from domainbed_domainfusion.estimate import calibration, counting
+
+REQUIRED = ["--output_dir", "nowhere", "--data_dir", "nowhere", "--command_launcher", "local"]
+
+
+def sweep_jobs(*arguments: str) -> tuple[list[dict], int]:
+    """The args of the jobs without their folders, and how many others there are."""
+    asked = counting.request([*arguments, *REQUIRED])
+    return [{name: value for name, value in args.items() if name != "output_dir"} for args in asked.jobs], asked.others
+
+
+def job(hparams=None, **counts) -> counting.Job:
+    args = {"dataset": "PACS", "algorithm": "ERM", "test_envs": [0]}
+    return counting.Job(args, hparams or {}, **{"steps": 10, "checkpoints": 2, "evaluated": 100, **counts})
+
+
+def rates(**values) -> calibration.Rates:
+    zero = dict.fromkeys(
+        (
+            "imports",
+            "startup",
+            "ended",
+            "warm_up",
+            "raw_step",
+            "step",
+            "evaluated",
+            "saving",
+            "model_bytes",
+            "ram_bytes",
+            "loader_processes",
+            "prefetched_bytes",
+        ),
+        0,
+    )
+    return calibration.Rates(**{**zero, "threads": 1, "device": "cpu", **values})

@@ -1,0 +1,89 @@
+"""The calibration measures what a run does: slowed-down parts are measured as slow."""
+
+import time
+
+import pytest
+import torch
+
+from domainbed_domainfusion.estimate import measure
+from domainbed_domainfusion.hosting import host
+
+
+def test_a_slow_algorithm_is_measured_as_slow(monkeypatch, spec):
+    """Lower bounds only: a step that sleeps 30 ms takes that, an evaluated image 1 ms."""
+
+    class Slow(host.algorithms.ERM):
+        def update(self, minibatches, unlabeled=None):
+            time.sleep(0.03)
+            return super().update(minibatches, unlabeled)
+
+        def predict(self, x):
+            time.sleep(0 if self.training else 0.001 * len(x))
+            return super().predict(x)
+
+    monkeypatch.setattr(host.algorithms, "Slow", Slow, raising=False)
+    measured = measure.Calibration({**spec, "algorithm": "Slow"}).measure()
+    assert measured["step"] >= 0.03 and measured["evaluated"] >= 0.001
+    assert measured["model_bytes"] > 4 * sum(p.numel() for p in Slow((3, 32, 32), 4, 2, spec["hparams"]).parameters())
+
+
+def test_minibatches_that_wait_in_loader_processes(monkeypatch, spec):
+    """By hand: in-splits of 16, 17 and 18 images, out-splits of 4, all of them smaller than an evaluation batch."""
+    monkeypatch.setattr(host.datasets.TinyDigits, "N_WORKERS", 2)
+    loader = torch.utils.data.DataLoader([0], num_workers=1)
+    images = 2 * 4 + (16 + 17 + 18) + 3 * 4
+    result = measure.Calibration(spec).result
+    assert result["loader_processes"] == 2 * (2 + 6)
+    assert result["prefetched_bytes"] == loader.prefetch_factor * 2 * images * 3 * 32 * 32 * 4
+
+
+def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tiny_ldm):
+    """Per image kept, and per image and draw: a candidate that sleeps 5 ms, an LD gradient that sleeps 3 ms."""
+    from domainbed_domainfusion.diffusion.candidates import CandidateSampler
+    from domainbed_domainfusion.diffusion.distillation import LatentDistillation
+
+    sample, coefficients = CandidateSampler.sample, LatentDistillation.coefficients
+
+    def slow_sample(self, images, labels, seeds):
+        time.sleep(0.005 * len(images) * len(seeds[0]))
+        return sample(self, images, labels, seeds)
+
+    def slow_coefficients(self, images, *arguments):
+        time.sleep(0.003 * len(images) * self.draws)
+        return coefficients(self, images, *arguments)
+
+    monkeypatch.setattr(CandidateSampler, "sample", slow_sample)
+    monkeypatch.setattr(LatentDistillation, "coefficients", slow_coefficients)
+    hparams = {
+        **host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"),
+        "ldm": tiny_ldm,
+        "batch_size": 4,
+        "backbone": "mnist_cnn",
+        "candidates": 3,
+        "denoising_steps": 2,
+        "ld_draws": 2,
+        "generation_batch": 4,
+    }
+    for slow_encode in (measure.SLOW_ENCODE, 0.0):  # whole batches, and few images extrapolated
+        monkeypatch.setattr(measure, "SLOW_ENCODE", slow_encode)
+        measured = measure.Calibration({**spec, "algorithm": "DomainFusion", "hparams": dict(hparams)}).measure()
+        assert (measured["few_images"] > 0) == (slow_encode == 0)
+        assert measured["kept"] >= 0.015 and measured["ld_gradient"] >= 0.003
+
+
+@pytest.mark.parametrize("seconds, expected", [((0.5, 0.8), 0.2 + 8 * 0.3), ((0.5, 0.4), 0.2), ((0.1, 0.2), 0.0)])
+def test_a_hiccup_makes_no_time_negative(monkeypatch, spec, tiny_ldm, seconds, expected):
+    """One candidate at one and at two steps, 0.3 s of it its source's encoding; nine evaluations without guidance."""
+    hparams = {
+        **host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"),
+        "ldm": tiny_ldm,
+        "backbone": "mnist_cnn",
+        "batch_size": 4,
+        "guidance_scale": 1.0,
+    }
+    run = measure.Calibration({**spec, "algorithm": "DomainFusion", "hparams": hparams})
+    run.algorithm.load_diffusion(run.device)
+    taken = list(seconds)
+    monkeypatch.setattr(run, "_seconds", lambda call: taken.pop(0))
+    found = run._candidate(hparams, torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long), 0.3, 1)
+    assert found == pytest.approx(expected)
