@@ -68,7 +68,7 @@ def _add_quickstart(verbs: argparse._SubParsersAction) -> None:
     )
     quickstart.add_argument("--output_dir", type=Path, default=Path("quickstart"), help="default: %(default)s")
     quickstart.add_argument("--data_dir", type=Path, help="default: data in the output folder")
-    quickstart.add_argument("--n_trials", type=int, default=1, help="as of the host's sweep; default: %(default)s")
+    quickstart.add_argument("--n_trials", type=int, default=1, help="as in the host's sweep; default: %(default)s")
     quickstart.set_defaults(run=_quickstart)
 
 
