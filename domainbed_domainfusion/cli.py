@@ -1,4 +1,4 @@
-"""The command line: `domainfusion quickstart | sweep | estimate | attach | report | …`; each verb calls a function."""
+"""The command line: `domainfusion quickstart | sweep | estimate | attach | report | …`. Each verb calls a function."""
 
 import argparse
 import sys
@@ -7,6 +7,26 @@ from pathlib import Path
 from . import __doc__ as package_summary
 from . import __version__
 from .errors import InputError, exit_status
+
+ESTIMATE_HELP = """\
+usage: domainfusion estimate [--json] [launch] ARGUMENTS
+       domainfusion estimate [--json] [launch] FILE ARGUMENTS
+
+What a sweep costs before it runs: jobs, generated images, time, memory and disk. The rates come from a calibration on
+this machine, which takes a minute or a few. Nothing is trained, kept or downloaded.
+
+FILE is a sweep file (see `domainfusion sweep --help`). ARGUMENTS are those of the sweep itself, so that
+`domainfusion sweep launch …` becomes `domainfusion estimate …`:
+
+  --data_dir D --output_dir O --command_launcher L      required; jobs that the folder O has already cost nothing
+  --datasets … --algorithms … --task T                  default: all, all, domain_generalization
+  --n_hparams_from N --n_hparams N --n_trials N         default: 0, 20, 3
+  --steps N --seed N --holdout_fraction F --hparams JSON
+  --single_test_envs                                    one test environment at a time, not also every two
+  --skip_confirmation                                   accepted, without effect
+
+  --json      one JSON object on stdout instead of the tables
+  -h, --help  this text"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,7 +46,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="domainfusion", description=package_summary)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for add in (
+        _add_quickstart,
+        _add_sweep,
+        _add_estimate,
+        _add_attach,
+        _add_report,
+        _add_figures,
+        _add_predict,
+        _add_generate,
+    ):
+        add(verbs)
+    return parser
 
+
+def _add_quickstart(verbs: argparse._SubParsersAction) -> None:
     quickstart = verbs.add_parser(
         "quickstart",
         help="ERM, SAM and DomainFusion over the four environments of DigitStyles, one results table "
@@ -34,10 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     quickstart.add_argument("--output_dir", type=Path, default=Path("quickstart"), help="default: %(default)s")
     quickstart.add_argument("--data_dir", type=Path, help="default: data in the output folder")
-    quickstart.add_argument("--n_trials", type=int, default=1, help="as of the host's sweep; default: %(default)s")
+    quickstart.add_argument("--n_trials", type=int, default=1, help="as in the host's sweep; default: %(default)s")
     quickstart.set_defaults(run=_quickstart)
 
-    # No character is an option's prefix here, so that every argument, --help included, reaches the host's own sweep.
+
+def _add_sweep(verbs: argparse._SubParsersAction) -> None:
+    # With no prefix character there are no options here: every argument, --help included, reaches the host's own sweep.
     sweep = verbs.add_parser(
         "sweep",
         add_help=False,
@@ -48,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("arguments", nargs="*")
     sweep.set_defaults(run=_sweep)
 
+
+def _add_estimate(verbs: argparse._SubParsersAction) -> None:
     estimate = verbs.add_parser(
         "estimate",
         add_help=False,
@@ -58,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     estimate.add_argument("arguments", nargs="*")
     estimate.set_defaults(run=_estimate)
 
+
+def _add_attach(verbs: argparse._SubParsersAction) -> None:
     attach = verbs.add_parser("attach", help="make a DomainBed checkout know our algorithms; undo it with --detach")
     attach.add_argument("path", type=Path, help="root folder of the checkout")
     action = attach.add_mutually_exclusive_group()
@@ -65,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--detach", dest="action", action="store_const", const="detach", help="leave it as it was")
     attach.set_defaults(run=_attach, action="attach")
 
+
+def _add_report(verbs: argparse._SubParsersAction) -> None:
     report = verbs.add_parser(
         "report",
         help="one self-contained HTML page from any sweep folder, with its tables as Markdown and LaTeX beside it",
@@ -73,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", type=Path, default=Path("report.html"), help="default: %(default)s")
     report.set_defaults(run=_report)
 
+
+def _add_figures(verbs: argparse._SubParsersAction) -> None:
     figures = verbs.add_parser(
         "figures",
         help="the supplement's figures of one DomainFusion run: generated "
@@ -90,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--data_dir", help="the run's data folder now, for datasets that keep their transform there")
     figures.set_defaults(run=_figures)
 
+
+def _add_predict(verbs: argparse._SubParsersAction) -> None:
     predict = verbs.add_parser(
         "predict", help="class probabilities of images, from a finished run's model.pkl of any algorithm of the host"
     )
@@ -101,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=int, default=3, help="classes shown for each image; default: %(default)s")
     predict.set_defaults(run=_predict)
 
+
+def _add_generate(verbs: argparse._SubParsersAction) -> None:
     generate = verbs.add_parser(
         "generate",
         help="generated images with their provenance, as an image folder: of "
@@ -128,7 +176,6 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--hparams", help="--data: a JSON object of DomainFusion's hparams")
     generate.add_argument("--seed", type=int, help="--data: default 0")
     generate.set_defaults(run=_generate)
-    return parser
 
 
 def _quickstart(arguments: argparse.Namespace) -> int:
@@ -144,6 +191,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _estimate(arguments: argparse.Namespace) -> int:
+    if {"-h", "--help"} & set(arguments.arguments):
+        print(ESTIMATE_HELP)
+        return 0
     from .estimate import estimate
 
     return estimate(arguments.arguments)

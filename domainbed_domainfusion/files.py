@@ -11,9 +11,9 @@ from .errors import InputError
 def write_atomically(path: str | Path, content: str | bytes | Callable[[str], None]) -> None:
     """Write `content` to a temporary file beside `path`, then rename it into place.
 
-    `content` is text, bytes, or a function that writes the file whose name it is given (for libraries that
-    save by name). Folders are made as needed. Raises InputError if the disk is full or not writable; what was
-    at `path` before is then still there.
+    `content` is text, bytes, or a function of a file name that writes that file (for libraries that save by name).
+    Missing folders are made. Raises InputError if the disk is full or not writable; an old file at `path` is then
+    unchanged.
     """
     path = Path(path)
     temporary = None

@@ -88,7 +88,7 @@ def without_transform(dataset: Dataset) -> Dataset:
         return Subset(without_transform(dataset.dataset), dataset.indices)
     if getattr(dataset, "transform", None) is None:
         return dataset
-    bare = copy.copy(dataset)  # shallow: the host's own object keeps its transform
+    bare: Any = copy.copy(dataset)  # shallow: the host's own object keeps its transform
     bare.transform = None
     return bare
 

@@ -1,7 +1,7 @@
-"""The one import that DomainBed needs: adds our algorithms, hparams, datasets and launchers to the host.
+"""The one import that DomainBed needs: it adds our algorithms, hparams, datasets and launchers to the host.
 
-`import domainbed_domainfusion.register` at the end of the host's `algorithms.py` runs in every process it starts
-(train, sweep, collect_results, its tests) before any name is looked up. Doing it twice changes nothing.
+The line `import domainbed_domainfusion.register` at the end of the host's `algorithms.py` runs in every process of the
+host (train, sweep, collect_results, its tests) before any algorithm or dataset is looked up. It is idempotent.
 """
 
 import functools
@@ -120,7 +120,7 @@ def _report_to_context() -> None:
     _before_init(loaders.FastDataLoader, evaluation_loader)
 
 
-def _before_construction(cls: type, call: Callable[[Any], None]) -> None:
+def _before_construction(cls: Any, call: Callable[[Any], None]) -> None:
     """Call `call(instance)` when `cls` or a subclass is constructed, before the `__init__` of any class.
 
     The host constructs its datasets with arguments. Without arguments `__new__` is called by copy and pickle, and a
@@ -134,18 +134,19 @@ def _before_construction(cls: type, call: Callable[[Any], None]) -> None:
             call(instance)
         return instance
 
-    cls.__new__ = staticmethod(__new__)  # type: ignore[method-assign]
+    cls.__new__ = staticmethod(__new__)
 
 
-def _before_init(cls: type, call: Callable) -> None:
-    original = cls.__init__  # type: ignore[misc]
+def _before_init(cls: Any, call: Callable) -> None:
+    """Call `call(instance, *arguments)` before `cls.__init__`."""
+    original = cls.__init__
 
     @functools.wraps(original)
     def wrapped(self, *args, **kwargs):
         call(self, *args, **kwargs)
         original(self, *args, **kwargs)
 
-    cls.__init__ = wrapped  # type: ignore[misc]
+    cls.__init__ = wrapped
 
 
 register()

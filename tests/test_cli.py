@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from domainbed_domainfusion import cli, report
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import attach, host
-from domainbed_domainfusion.sweeping import host_scripts, quickstart
+from domainbed_domainfusion.sweeping import host_scripts, quickstart, sweep_files
 
 ROOT = Path(cli.__file__).parents[1]
 
@@ -49,6 +50,43 @@ def test_sweep_hands_every_argument_to_the_host(monkeypatch):
     assert cli.main(["sweep", *given]) == 0
     assert cli.main(["sweep", "--help"]) == 0
     assert calls == [("sweep", given), ("sweep", ["--help"])]
+
+
+def test_sweep_help_tells_of_sweep_files_before_the_hosts_own():
+    ended = command_line("sweep", "--help")
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+    ours, _, hosts = ended.stdout.partition("The host's own help:\n")
+    for words in (
+        "launch FILE --data_dir D --output_dir O --command_launcher L",
+        "delete_incomplete FILE",
+        "--dry-run FILE",
+        "--check FILE",
+        "status 0",
+    ):
+        assert words in ours
+    assert hosts.lstrip().startswith("usage:") and "--skip_confirmation" in hosts
+
+
+def test_help_beside_a_sweep_file_is_ours_alone(monkeypatch, capsys):
+    monkeypatch.setattr(host_scripts, "run_host_script", lambda *call: pytest.fail("the host was called"))
+    for words in (
+        ["--dry-run", "--help"],
+        ["--check", "-h"],
+        ["launch", "some.txt", "--help"],
+        ["--dry-run", "x", "-h"],
+    ):
+        assert cli.main(["sweep", *words]) == 0
+        assert "--dry-run FILE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["launch", "--algorithms", "ERM", "--help"]], ids=" ".join)
+def test_estimate_has_help_of_its_own(words, capsys):
+    """It names every argument that an estimate takes, and no other."""
+    assert cli.main(["estimate", *words]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: domainfusion estimate") and "FILE" in shown and "calibration" in shown
+    taken = {action.option_strings[0] for action in sweep_files.parser()._actions} | {"--json", "--help"}
+    assert set(re.findall(r"--\w+", shown)) == taken
 
 
 def test_sweep_returns_the_hosts_status(monkeypatch):

@@ -1,7 +1,8 @@
 """`domainfusion attach PATH`: one import at the end of a checkout's `domainbed/algorithms.py`, and its removal.
 
-Every process of DomainBed's imports that module before it looks up a name, so `register` has run by then. Before a
-byte is written, the checkout's sources are read (never imported) for everything that `register` relies on.
+Every process of DomainBed imports that module before it looks up an algorithm or dataset, so `register` has run by
+then. Before anything is written, the checkout's sources are parsed (never imported) to see whether they have all that
+`register` relies on.
 """
 
 import ast
@@ -28,7 +29,7 @@ ADDED = (
     ("domainbed/datasets.py", ("DigitStyles",)),
 )
 
-#: What `register` and our algorithms rely on: (file, name, its parameters without self; None: only the name counts).
+#: What `register` and our algorithms rely on: (file, name, parameters without self). None: any parameters will do.
 REQUIRED = (
     (PATCHED, "ALGORITHMS", None),
     (PATCHED, "get_algorithm_class", ("algorithm_name",)),
@@ -54,10 +55,10 @@ REQUIRED = (
 
 
 def attach(path: str | Path) -> int:
-    """Make the checkout whose root folder is `path` know our algorithms; once is enough, twice changes nothing.
+    """Add our import to the checkout whose root folder is `path`. Idempotent. Returns the exit status 0.
 
-    Returns the exit status 0. Raises InputError, and changes nothing, if there is no checkout, if it has an algorithm
-    or dataset of one of our names, or if it is another version than we fit (naming the first place that does not).
+    Raises InputError, and changes nothing, if there is no checkout, if it has an algorithm or dataset with one of our
+    names, or if it is a version that does not fit (the sentence names the first difference).
     """
     target = _target(path)
     content = target.read_bytes()
@@ -73,7 +74,7 @@ def attach(path: str | Path) -> int:
 
 
 def check(path: str | Path) -> int:
-    """Say whether the checkout is attached (exit status 0), or could be (1); raises InputError as `attach` would."""
+    """Print whether the checkout is attached. Returns 0 if it is, 1 if it could be; raises InputError as `attach`."""
     target = _target(path)
     attached = _position(target.read_bytes()) is not None
     if attached:
@@ -88,7 +89,7 @@ def check(path: str | Path) -> int:
 
 
 def detach(path: str | Path) -> int:
-    """Take the line out again, which gives back the same bytes; without the line nothing changes. Returns 0."""
+    """Remove our line; the file then has the same bytes as before `attach`. Idempotent. Returns 0."""
     target = _target(path)
     content = target.read_bytes()
     position = _position(content)
@@ -112,7 +113,7 @@ def _target(path: str | Path) -> Path:
 
 
 def _with_line(content: bytes) -> bytes:
-    """The line after the last one; where the file does not end with a newline, ours does not either."""
+    """`content` with our line at its end. If the file does not end with a newline, our line does not either."""
     newline = b"\r\n" if b"\r\n" in content else b"\n"
     if content and not content.endswith(b"\n"):
         return content + newline + LINE.encode()
@@ -120,12 +121,12 @@ def _with_line(content: bytes) -> bytes:
 
 
 def _position(content: bytes) -> tuple[int, int] | None:
-    """Where our line is, with the newline that came with it; None if it is not there."""
+    """(start, end) of our line and of the newline that `attach` added with it; None if the line is not there."""
     start = 0
     for line in content.splitlines(keepends=True):
         if line.split(b"#")[0].strip() == IMPORT.encode():
             end = start + len(line)
-            if not line.endswith(b"\n"):  # then the newline before it is ours
+            if not line.endswith(b"\n"):  # `attach` added the newline before it
                 start -= len(b"\r\n") if content[:start].endswith(b"\r\n") else len(b"\n")
             return max(start, 0), end
         start += len(line)
@@ -139,7 +140,7 @@ def _replace(target: Path, content: bytes) -> None:
 
 
 def _check_free(root: Path) -> None:
-    """Raise InputError if the checkout has an algorithm or dataset of one of our names."""
+    """Raise InputError if the checkout has an algorithm or dataset with one of our names."""
     for file, names in ADDED:
         for node in _parse(root, file).body:
             taken = sorted(set(_bound_names(node)) & set(names))
@@ -151,7 +152,7 @@ def _check_free(root: Path) -> None:
 
 
 def _check_fits(root: Path) -> None:
-    """Raise InputError that names the first place that `register` relies on and that is not as it expects."""
+    """Raise InputError for the first entry of REQUIRED that the checkout lacks or has with other parameters."""
     for file, name, parameters in REQUIRED:
         node = _find(_parse(root, file), name)
         if node is None:
@@ -195,7 +196,7 @@ def _bound_names(node: ast.stmt) -> Iterator[str]:
 
 
 def _find(scope: ast.Module | ast.ClassDef, name: str) -> ast.stmt | None:
-    """The statement that binds a name such as `function` or `Class.method`; the last one, as Python itself would."""
+    """The last statement that binds a name such as `function` or `Class.method`, because that one wins in Python."""
     first, _, rest = name.partition(".")
     for node in reversed(scope.body):
         if first in _bound_names(node):

@@ -1,7 +1,7 @@
 """Featurizers by name, for every algorithm of the host: hparams `backbone` and `pretrained`.
 
-`host` (the default) leaves the choice to the host, unchanged. The others give the penultimate features of a
-torchvision or timm classifier, with the host's own `resnet_dropout` and `freeze_bn` hparams at work.
+`host` (the default) leaves the choice to the host. Every other name gives the penultimate features of a torchvision or
+timm classifier; the host's hparams `resnet_dropout` and `freeze_bn` apply to it.
 """
 
 import difflib
@@ -9,6 +9,7 @@ import functools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,8 +17,8 @@ from torch import nn
 from ..errors import InputError
 from . import host
 
-#: torchvision names and the weights that the paper and the field mean by them: ImageNet's first (V1) weights, not
-#: AugMix's; SWAG's trunk, as pre-trained on Instagram's images, under its linear head.
+#: name -> (torchvision's name, its weights). The ResNets have ImageNet's first (V1) weights, as in the paper, and not
+#: AugMix's. SWAG's linear weights leave the trunk as it was pre-trained on Instagram's images.
 TORCHVISION = {
     "resnet18": ("resnet18", "IMAGENET1K_V1"),
     "resnet50": ("resnet50", "IMAGENET1K_V1"),
@@ -26,14 +27,14 @@ TORCHVISION = {
 
 
 def featurizer_or(host_featurizer: Callable) -> Callable:
-    """The host's `Featurizer(input_shape, hparams)`, preceded by ours where `backbone` names one."""
+    """`Featurizer(input_shape, hparams)` that builds the backbone named in hparams, or calls the host's own."""
 
     @functools.wraps(host_featurizer)
     def featurizer(input_shape, hparams):
         name = hparams.get("backbone", "host")
         if name == "host":
             return _host_choice(host_featurizer, input_shape, hparams)
-        if name == "mnist_cnn":  # has no published weights; it ends in a global mean, so it fits any image size
+        if name == "mnist_cnn":  # it has no published weights, and its global mean fits any image size
             return host.networks.MNIST_CNN(input_shape)
         return Backbone(name, input_shape, hparams)
 
@@ -50,7 +51,7 @@ def _host_choice(host_featurizer: Callable, input_shape: tuple, hparams: dict) -
 class Backbone(nn.Module):
     """A named network without its classification head: (B, C, H, W) normalised pixels → (B, n_outputs) features.
 
-    Raises InputError for an unknown name, or for weights that cannot be had.
+    Raises InputError for an unknown name, or for weights that cannot be loaded.
     """
 
     def __init__(self, name: str, input_shape: tuple, hparams: dict):
@@ -112,7 +113,7 @@ def _from_timm(name: str, input_shape: tuple, pretrained: bool) -> tuple[nn.Modu
             f"timm name{' such as ' + ', '.join(near) if near else ''}."
         )
     try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=input_shape[0])
+        network: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=input_shape[0])
     except (OSError, RuntimeError) as error:
         raise InputError(_no_weights(name, error)) from error
     return network, network.num_features

@@ -1,4 +1,4 @@
-"""Checks of what the user gave, made before any training: command line, dataset folders, splits."""
+"""Checks of the user's input before any training: command line, dataset folders, splits."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from . import context, host, hparams, readable_images
 
 
 def check_command_line() -> None:
-    """Check `--hparams` when the host's train or sweep is the program that runs; the host takes any key silently."""
+    """Check `--hparams` if this process runs the host's train or sweep. The host itself accepts any key silently."""
     if context.running_script() not in ("train", "sweep"):
         return
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -24,7 +24,7 @@ def check_command_line() -> None:
 
 
 def check_attached() -> None:
-    """Raise InputError in a DomainBed checkout that does not know our algorithms."""
+    """Raise InputError if the host is a DomainBed checkout that is not attached."""
     if host.NAME != host.EMBEDDED and "DomainFusion" not in host.algorithms.ALGORITHMS:
         raise InputError(
             "This DomainBed checkout does not know DomainFusion yet: run `domainfusion attach .` in it "
@@ -33,7 +33,7 @@ def check_attached() -> None:
 
 
 def check_hparams_text(text: str) -> dict[str, Any]:
-    """Parse `--hparams`; raise InputError for broken JSON, for keys that no algorithm knows and for bad values."""
+    """Parse `--hparams`. Raises InputError for broken JSON, for keys that no algorithm knows and for bad values."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -49,7 +49,7 @@ def check_hparams_text(text: str) -> dict[str, Any]:
 
 
 def known_names() -> set[str]:
-    """Every hparam that any algorithm of the host knows on any dataset: a sweep hands one --hparams to all."""
+    """The hparams of all algorithms of the host on all datasets. A sweep passes one --hparams to every job."""
     names = set(hparams.ROWS)
     for algorithm in host.algorithms.ALGORITHMS:
         for dataset in ("RotatedMNIST", "PACS"):
@@ -58,7 +58,10 @@ def known_names() -> set[str]:
 
 
 def check_batch(split: Sequence, batch_size: int, weights: Any | None) -> None:
-    """Raise InputError where the host's loader would wait for ever for a first full minibatch."""
+    """Raise InputError if the split is smaller than a minibatch: the host's loader would wait for one for ever.
+
+    weights: the host's sampling weights. With weights the loader draws with replacement and always fills a minibatch.
+    """
     if weights is None and len(split) < batch_size:
         raise InputError(
             f"A training environment has {len(split)} images in its in-split, fewer than batch_size "

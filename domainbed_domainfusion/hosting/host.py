@@ -1,14 +1,13 @@
-"""Which host runs us: `domainbed` if it can be imported, else the embedded `minibed`. Nothing else asks.
+"""Which host runs us: `domainbed` if it can be imported, else the embedded `minibed`. No other module decides this.
 
-`host.algorithms`, `host.datasets`, `host.lib.misc` … are the host's own modules. They are looked up at the
-first use, because the host imports us (its patch ends with `import domainbed_domainfusion.register`) while it is
-itself half imported.
+`host.algorithms`, `host.datasets`, `host.lib.misc` … are the host's own modules. They are looked up at their first use:
+the host imports us at the end of its `algorithms`, when its other modules may not be imported yet.
 """
 
 import importlib
 import importlib.util
 import sys
-from types import ModuleType
+from typing import Any
 
 from ..errors import InputError
 
@@ -16,7 +15,7 @@ EMBEDDED = "domainbed_domainfusion.minibed"
 
 
 def _find() -> str:
-    """A host that has already started importing wins (it is the one that runs us); else DomainBed if it is there."""
+    """The host whose import has already begun, because it runs us; else DomainBed if it is installed; else minibed."""
     for name in ("domainbed", EMBEDDED):
         if f"{name}.algorithms" in sys.modules:
             return name
@@ -26,8 +25,8 @@ def _find() -> str:
 NAME = _find()
 
 
-def module(name: str) -> ModuleType:
-    """The host's module of that name, e.g. `module("lib.misc")`."""
+def module(name: str) -> Any:
+    """The host's module of that name, e.g. `module("lib.misc")`. Its type is unknown until it is looked up."""
     return importlib.import_module(f"{NAME}.{name}")
 
 
@@ -41,7 +40,7 @@ def check_imports() -> None:
         ) from error
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     return module(name)

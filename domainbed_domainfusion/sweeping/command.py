@@ -1,11 +1,6 @@
 """`domainfusion sweep`: the host's own sweep, with its arguments on the command line or in a sweep file.
 
-    domainfusion sweep launch --algorithms ERM …                    the host's sweep, untouched
-    domainfusion sweep --dry-run FILE [arguments]                   the file's jobs and the host's equivalent commands
-    domainfusion sweep --check FILE …                               are the files right?
-    domainfusion sweep launch|delete_incomplete FILE arguments      each sweep of the file by the host's script
-
-Arguments after a file come after the file's own and so override them: `--n_hparams 1 --n_trials 1` is a cheap try.
+HELP lists its forms. Arguments after a file override the file's own.
 """
 
 import shlex
@@ -18,24 +13,48 @@ from ..hosting import checks, host
 from . import host_scripts, sweep_files
 
 VERBS = ("launch", "delete_incomplete")
-#: What a dry run takes for the arguments of the launch that are not given; job names depend on the data folder.
+FILE_OPTIONS = ("--dry-run", "--check")
+#: A dry run uses these where the launch's own arguments are not given. Job names depend on the data folder.
 DRY_RUN = ("--data_dir", "data", "--output_dir", "runs", "--command_launcher", "local")
+
+HELP = """\
+usage: domainfusion sweep launch|delete_incomplete ARGUMENTS
+       domainfusion sweep launch FILE --data_dir D --output_dir O --command_launcher L [ARGUMENTS]
+       domainfusion sweep delete_incomplete FILE --data_dir D --output_dir O --command_launcher L [ARGUMENTS]
+       domainfusion sweep --dry-run FILE [ARGUMENTS]
+       domainfusion sweep --check FILE [FILE ...]
+
+Without a FILE this is the host's own sweep, and ARGUMENTS reach it as they are. FILE is a sweep file: one or more
+sweeps as plain text, for example sweeps/pacs-resnet50.txt.
+
+  launch FILE             runs each sweep of the file by the host's sweep, in a folder of its own below O
+  delete_incomplete FILE  removes the folders of the jobs that were begun and not finished
+  --dry-run FILE          prints the host's equivalent commands and all jobs; launches nothing
+  --check FILE            checks every name, hparam and job count; status 0 if all files are right, else 1
+
+ARGUMENTS after a FILE override the file's own: `--n_hparams 1 --n_trials 1` is a cheap try."""
 
 
 def sweep(words: Sequence[str]) -> int:
-    """Run what the words after `domainfusion sweep` ask for; return the exit status."""
+    """Run the command in the words after `domainfusion sweep`; return the exit status. Raises InputError."""
     first, rest = (words[0] if words else ""), list(words[1:])
-    named = bool(rest) and not rest[0].startswith("-")
-    if first in ("--dry-run", "--check"):
-        if not named:
-            raise InputError(
-                f"`domainfusion sweep {first}` needs a sweep file: name one, for example sweeps/pacs-resnet50.txt."
-            )
+    has_file = bool(rest) and not rest[0].startswith("-")
+    for_file = first in FILE_OPTIONS or (first in VERBS and has_file)
+    if for_file and {"-h", "--help"} & set(rest):
+        print(HELP)
+        return 0
+    if first in FILE_OPTIONS and not has_file:
+        raise InputError(
+            f"`domainfusion sweep {first}` needs a sweep file: name one, for example sweeps/pacs-resnet50.txt."
+        )
+    if for_file:
         checks.check_attached()
-        return dry_run(Path(rest[0]), rest[1:]) if first == "--dry-run" else sweep_files.check(list(map(Path, rest)))
-    if first in VERBS and named:
-        checks.check_attached()
-        return launch(first, Path(rest[0]), rest[1:])
+        if first == "--check":
+            return sweep_files.check([Path(path) for path in rest])
+        file, extra = Path(rest[0]), rest[1:]
+        return dry_run(file, extra) if first == "--dry-run" else launch(first, file, extra)
+    if first in ("-h", "--help"):
+        print(f"{HELP}\n\nThe host's own help:\n", flush=True)  # before the host's process writes
     return host_scripts.run_host_script("sweep", list(words))
 
 
@@ -60,9 +79,9 @@ def dry_run(path: Path, extra: Sequence[str]) -> int:
 
 
 def launch(verb: str, path: Path, extra: Sequence[str]) -> int:
-    """Hand each sweep of the file to the host's sweep script, one after the other, asking once for all of them.
+    """Run each sweep of the file by the host's sweep script, one after the other. Asks for confirmation once.
 
-    A sweep with failed jobs does not keep the next one from its turn. Returns the first exit status that is not 0.
+    The next sweep runs even if jobs of this one failed. Returns the first exit status that is not 0.
     Raises InputError before anything is launched if the file is wrong or the launch lacks an argument.
     """
     file = sweep_files.read(path)
@@ -85,9 +104,8 @@ def launch(verb: str, path: Path, extra: Sequence[str]) -> int:
 
 
 def _states(jobs: Sequence) -> str:
+    """How many jobs there are, and how many in each state, as one sentence."""
     counts = Counter(job.state for job in jobs)
     sweep = host.module("scripts.sweep")
-    told = [
-        f"{counts[state]:,} {state.lower()}" for state in (sweep.Job.DONE, sweep.Job.INCOMPLETE, sweep.Job.NOT_LAUNCHED)
-    ]
-    return f"{len(jobs):,} jobs: {', '.join(told)}."
+    states = (sweep.Job.DONE, sweep.Job.INCOMPLETE, sweep.Job.NOT_LAUNCHED)
+    return f"{len(jobs):,} jobs: {', '.join(f'{counts[state]:,} {state.lower()}' for state in states)}."

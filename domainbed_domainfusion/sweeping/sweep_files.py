@@ -1,4 +1,4 @@
-"""Sweep files: an experiment as plain text that resolves to the arguments of the host's own sweep, nothing else.
+"""Sweep files: an experiment as plain text. It resolves to arguments of the host's own sweep and to nothing else.
 
     # Comments. One of them states how many jobs the file makes:
     # Jobs: 720
@@ -6,8 +6,8 @@
     --algorithms ERM SAM         one argument a line, written as in a shell
     --hparams '{"lr": 0.0001}'
 
-Two sweeps of one folder stand in one results table, so they may not share an algorithm on a dataset. `--data_dir`,
-`--output_dir` and `--command_launcher` belong to the launch.
+Sweeps of the same folder share one results table, so no two of them may run the same algorithm on the same dataset.
+`--data_dir`, `--output_dir` and `--command_launcher` are given at the launch.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import InputError, unknown_name
 from ..hosting import checks, host, hparams
@@ -37,26 +37,26 @@ class Sweep:
     line: int  # of its [folder]
     folder: str
     arguments: tuple[str, ...]  # of the host's sweep, as written; the verb left out
-    lines: dict[str, int]  # argument -> the line it stands on
+    lines: dict[str, int]  # name of an argument -> its line in the file
 
     def argv(self, extra: Sequence[str]) -> list[str]:
-        """The arguments of the host's sweep: the file's, then `extra`, with the folder put below its --output_dir."""
+        """The arguments of the host's sweep: the file's, then `extra`. --output_dir becomes <its value>/<folder>."""
         folder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         folder.add_argument("--output_dir")
         given, others = folder.parse_known_args(list(extra))
         return [*self.arguments, *others, "--output_dir", str(Path(given.output_dir, self.folder))]
 
     def given(self, extra: Sequence[str] = ()) -> argparse.Namespace:
-        """The file's arguments and `extra`, parsed, with the host's defaults for what neither names."""
+        """The file's arguments and `extra`, parsed. The host's defaults stand for all others."""
         return parser().parse_args([*self.arguments, *extra])
 
     def jobs(self, extra: Sequence[str]) -> list[Any]:
-        """The host's own list: one `Job` (arguments, folder, command, state on disk) per run of its train script."""
+        """The host's own list of jobs: arguments, folder, command and state on disk of each run of its train script."""
         return jobs_of(parser().parse_args(self.argv(extra)))  # with the folder in --output_dir
 
 
 def jobs_of(given: argparse.Namespace) -> list[Any]:
-    """The host's own jobs for the arguments of its sweep, as `parser` parses them."""
+    """The host's own jobs for the parsed arguments of its sweep (see `parser`)."""
     sweep = host.module("scripts.sweep")
     args_list = sweep.make_args_list(
         n_trials=given.n_trials,
@@ -76,7 +76,7 @@ def jobs_of(given: argparse.Namespace) -> list[Any]:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep file, read and found right."""
+    """A sweep file that was read and passed all checks."""
 
     path: Path
     stated_jobs: int
@@ -84,12 +84,12 @@ class SweepFile:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}.")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of the host's sweep, with its names and defaults. Errors are InputErrors."""
+    """A parser of the arguments of the host's sweep, with its names and defaults. It raises InputError."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument(
         "--datasets", nargs="+", default=[name for name in host.datasets.DATASETS if "Debug" not in name]
@@ -140,9 +140,10 @@ def _at(path: Path, line: int) -> Iterator[None]:
         raise InputError(f"{path}, line {line}: {error}") from error
 
 
-def _sweeps(path: Path, lines: list[str]) -> tuple[Any, list[Sweep]]:
-    """((line, number) of the stated jobs or None, the sweeps)."""
-    stated, sweeps = None, []
+def _sweeps(path: Path, lines: list[str]) -> tuple[tuple[int, int] | None, list[Sweep]]:
+    """The statement `# Jobs: N` as (line, N), or None if there is none; and the sweeps."""
+    stated: tuple[int, int] | None = None
+    sweeps: list[Sweep] = []
     for number, line in enumerate(map(str.strip, lines), 1):
         match = STATED_JOBS.match(line)
         if match:
@@ -193,7 +194,7 @@ def _with_argument(sweep: Sweep, words: list[str], line: int) -> Sweep:
 
 
 def _no_test_envs(sweep: Sweep, given: list[str]) -> InputError:
-    """The host's train script has --test_envs, its sweep has not."""
+    """The error for --test_envs: the host's train script has it, the host's sweep does not."""
     dataset = sweep.given().datasets[0]
     names = getattr(getattr(host.datasets, dataset, None), "ENVIRONMENTS", None) or []
     wrong = next((name for name in given if names and name not in names), None)
@@ -205,13 +206,13 @@ def _no_test_envs(sweep: Sweep, given: list[str]) -> InputError:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    """The known name that `name` begins with (A for art_painting), else the most similar."""
-    begun = [each for each in known if name.lower().startswith(each.lower())]
-    return max(begun, key=len) if begun else difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    """The longest known name that `name` begins with (A for art_painting), else the most similar one."""
+    prefixes = [each for each in known if name.lower().startswith(each.lower())]
+    return max(prefixes, key=len) if prefixes else difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def _check(sweep: Sweep) -> None:
-    """Names that the host knows, hparams that an algorithm of the sweep has, values in range, and at least one job."""
+    """Raise InputError for an unknown name, an hparam that no algorithm has, a bad value, or a sweep without jobs."""
     for name in ("datasets", "algorithms"):
         if name not in sweep.lines:
             raise InputError(
@@ -221,8 +222,13 @@ def _check(sweep: Sweep) -> None:
     given = sweep.given()
     with _at(sweep.file, sweep.lines["datasets"]):
         for name in given.datasets:
-            if not hasattr(host.datasets, name) or not hasattr(getattr(host.datasets, name), "ENVIRONMENTS"):
+            if not hasattr(getattr(host.datasets, name, None), "ENVIRONMENTS"):
                 raise unknown_name("dataset", name, host.datasets.DATASETS)
+            if not getattr(host.datasets, name).ENVIRONMENTS:
+                raise InputError(
+                    f"{name} does not name its environments, so the host's sweep cannot choose test environments: add "
+                    "the list ENVIRONMENTS to its class."
+                )
     with _at(sweep.file, sweep.lines["algorithms"]):
         for name in given.algorithms:
             if name not in host.algorithms.ALGORITHMS:
@@ -261,9 +267,10 @@ def _kind(value: Any) -> str:
 
 
 def _check_tables(sweeps: Sequence[Sweep]) -> None:
-    """No two sweeps of one folder may run the same algorithm on the same dataset: the host's tables would mix them.
+    """Raise InputError if two sweeps of one folder run the same algorithm on the same dataset.
 
-    But a sweep may stand in several files word for word (an ablation's full method): its jobs then run once.
+    The host's tables would mix their runs. Identical sweeps in two files are allowed (the full method is one row of
+    every ablation): they have the same jobs, which run once.
     """
     seen: dict[tuple, Sweep] = {}
     for sweep in sweeps:
@@ -272,8 +279,8 @@ def _check_tables(sweeps: Sequence[Sweep]) -> None:
             (sweep.folder, algorithm, dataset) for algorithm in given.algorithms for dataset in given.datasets
         ):
             other = seen.setdefault(cell, sweep)
-            same = other.file != sweep.file and other.arguments == sweep.arguments
-            if other is not sweep and not same:
+            identical = other.file != sweep.file and other.arguments == sweep.arguments
+            if other is not sweep and not identical:
                 raise InputError(
                     f"{sweep.file}, line {sweep.line}: [{sweep.folder}] runs {cell[1]} on {cell[2]}, as "
                     f"{other.file}, line {other.line} does: collect_results would mix them; give one of the two a "
@@ -282,7 +289,7 @@ def _check_tables(sweeps: Sequence[Sweep]) -> None:
 
 
 def check(paths: Sequence[Path]) -> int:
-    """Read every file and print its sweeps and jobs; identical sweeps of several files run once. Returns 0."""
+    """Read and check every file, and print how many sweeps and jobs it has. Returns 0; raises InputError."""
     files = [read(path) for path in paths]
     every = [sweep for file in files for sweep in file.sweeps]
     _check_tables(every)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.generated.saved_rounds import SavedRun
 from domainbed_domainfusion.hosting import host
+from domainbed_domainfusion.sweeping import sweep_files
 
 ALGORITHMS = ["ERM", "SAM", "DomainFusion"]
 
@@ -116,3 +118,11 @@ def test_a_bad_hparam_stops_the_sweep_and_the_job(sweep, tmp_path):
         assert failed.stderr.strip().splitlines() == [
             "Nobody knows the hparam 'candidate' in --hparams: did you mean 'candidates'?"
         ]
+
+
+def test_a_dataset_without_environment_names_cannot_be_swept(tmp_path, monkeypatch):
+    nameless = type("Nameless", (host.datasets.Debug28,), {"ENVIRONMENTS": None})
+    monkeypatch.setattr(host.datasets, "Nameless", nameless, raising=False)
+    (tmp_path / "sweep.txt").write_text("# Jobs: 1\n[a]\n--datasets Nameless\n--algorithms ERM\n")
+    with pytest.raises(InputError, match="line 3: Nameless does not name its environments.*: add the list"):
+        sweep_files.read(tmp_path / "sweep.txt")
