@@ -24,18 +24,19 @@ PEAK = 790e12  # FLOP/s, dense bfloat16 of an H200
 
 @dataclass
 class Method:
-    """How `count` candidates are made, and by how many U-Net calls for each."""
+    """A way to make `count` candidates, and the U-Net calls that each of them takes."""
 
     run: Callable[[], Any]
     count: int
     evaluations: int
-    guided: int
+    guided: int  # those U-Net calls that are guided, and so have twice the rows
 
 
 def run(model: Model, device: str, dtype: str, repeats: int, compiled: str | None = None) -> Results:
-    """The suite. Every method makes images of the same size and guidance scale; the table says how many steps.
+    """The suite. All methods make images of one size at one guidance scale; the table gives their U-Net calls.
 
-    compiled: ours with torch.compile, "kernels" or "cuda_graphs"; the warm-up round compiles.
+    compiled: "kernels" or "cuda_graphs" runs our sampler with torch.compile, and the warm-up round compiles; None
+    leaves it as it is.
     """
     methods = _methods(model, device, dtype)
     on_gpu = torch.device(device).type == "cuda"
@@ -139,7 +140,7 @@ def _rates(per_image: dict, methods: dict[str, Method]) -> Table:
 
 
 def _flop(method: Method) -> int:
-    """What a run of it computes, 2 per multiply-add."""
+    """FLOP of one run of the method, 2 for each multiply-add."""
     with FlopCounterMode(display=False) as counter:
         method.run()
     return counter.get_total_flops()

@@ -4,8 +4,8 @@
     pocket  the embedded one; 32x32
     sd1     the full-size architecture (U-Net 860 M, VAE 84 M) with random weights and a small text encoder; 320x320
 
-The folder of a random one lies in the system's temporary folder (1.9 GB for sd1, in float16) for as long as it is
-used. How fast a network runs does not depend on its weights.
+A random model's folder lies in the system's temporary folder (1.9 GB for sd1, in float16) and is deleted afterwards.
+How fast a network runs does not depend on its weights.
 """
 
 import tempfile
@@ -38,7 +38,7 @@ class Model:
     class_names = list(CLASS_NAMES)
 
     def load(self, device: str, dtype: str) -> tuple[LatentDiffusion, Prompts]:
-        """The model on the device and the embeddings of its prompts; no text encoder is left in memory."""
+        """The model on the device, and the embeddings of its prompts. The text encoder is removed from memory."""
         ldm = LatentDiffusion.load(self.folder, device=device, dtype=dtype)
         prompts = Prompts(ldm, self.class_names)
         ldm.drop_text_encoder()
@@ -58,7 +58,7 @@ class Model:
 
 @contextmanager
 def opened(name: str) -> Iterator[Model]:
-    """The model of that name; a random one's folder is made now and deleted afterwards."""
+    """The model with this name. The folder of a random one is made now and deleted afterwards."""
     if name == "pocket":
         yield Model(name, "pocket", 32, "DigitStyles")
         return

@@ -1,7 +1,7 @@
-"""Algorithm 1 as it reads, image by image, with diffusers' pipeline and torch's autograd: what R5 compares with.
+"""R5's reference: Algorithm 1 as it reads, image by image, with diffusers' pipeline and torch's autograd.
 
-The classifier, the hparams, the number of U-Net evaluations and the minibatches are DomainFusion's. Missing is what
-DomainFusion does for speed: candidates in one batch, Latent Distillation without a reverse pass through the diffusion
+The classifier, the hparams, the number of U-Net evaluations and the minibatches are DomainFusion's. What DomainFusion
+does for speed is left out: candidates in one batch, Latent Distillation without a reverse pass through the diffusion
 model, half precision.
 """
 
@@ -22,7 +22,7 @@ class NaiveDomainFusion:
     """One generate-dataset, one classifier, one loop; images (3, S, S) in [-1, 1] throughout."""
 
     def __init__(self, model: Model, run: HostRun, hparams: dict[str, Any], device: str) -> None:
-        """run: of ERM, whose network, optimizer and minibatches are used."""
+        """run: an ERM run; its network, optimizer and minibatches are used."""
         self.model, self.run, self.hparams, self.device = model, run, hparams, device
         self.network, self.optimizer = run.algorithm.network, run.algorithm.optimizer
         self.featurizer = run.algorithm.featurizer

@@ -1,8 +1,8 @@
 """Extra memory of a method: the most bytes of tensors alive at once, above those alive when it starts (the weights).
 
-On a GPU torch's allocator counts them. On a CPU they come from the allocator's events in torch's profiler, which see
-every tensor, temporary ones inside an operator included, but not the scratch space that oneDNN takes for itself.
-Unlike the process's resident set this does not depend on what the C library keeps back for later.
+On a GPU torch's allocator counts them. On a CPU the allocator's events in torch's profiler do. These include temporary
+tensors inside an operator, but not the scratch space that oneDNN allocates for itself. The process's resident set would
+also hold freed memory that the C library has not returned.
 """
 
 import gc
@@ -19,7 +19,7 @@ from domainbed_domainfusion.diffusion.micro_batches import is_out_of_memory
 
 
 def extra_peak(method: Callable[[], object], device: str) -> int:
-    """Bytes; the method's result counts while the method runs."""
+    """The method's extra memory in bytes. Its result counts too."""
     gc.collect()
     if torch.device(device).type == "cuda":
         return peak(method, torch.device(device))
@@ -31,7 +31,7 @@ def extra_peak(method: Callable[[], object], device: str) -> int:
 def largest_batch(run: Callable[[int], object], limit_bytes: int, device: str, most: int = 1024) -> int:
     """The largest batch size (at most `most`) with which `run` keeps all of the process's tensors within a limit.
 
-    For a GPU: its allocator is held to the limit, and what does not fit raises out-of-memory. 0 if nothing fits.
+    For a GPU only: its allocator gets the limit, so that a batch that does not fit runs out of memory. 0 if none fits.
     """
     total = torch.cuda.get_device_properties(device).total_memory
     if limit_bytes < total:
@@ -68,7 +68,7 @@ def _fits(run: Callable[[int], object], size: int) -> bool:
 
 
 def _allocations(profiler: profile) -> list[int]:
-    """Bytes taken (positive) and given back (negative) on the CPU, in the order of time."""
+    """Bytes allocated (positive) and freed (negative) on the CPU, in the order of time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))

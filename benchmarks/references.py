@@ -1,6 +1,6 @@
-"""What our code is measured against: torch's own forward mode, diffusers' own pipeline, Algorithm 1 as it reads.
+"""What our code is measured against: torch's own forward mode, diffusers' own pipeline.
 
-None of it uses the code that it is compared with, beyond the frozen networks and the style statistics.
+These share the frozen networks with our code, and nothing else of what is measured.
 """
 
 import copy
@@ -16,14 +16,14 @@ from .models import Model
 
 
 class Draw(NamedTuple):
-    """What Latent Distillation draws for a batch from its seeds, one (t, ε) per image."""
+    """What Latent Distillation draws for a batch: one (t, ε) per image, from the image's seed."""
 
     t: Tensor  # (B,)
     noise: Tensor  # (B, C, h, w)
 
     @classmethod
     def of(cls, ldm: LatentDiffusion, image_size: int, seeds: list[int], dtype: torch.dtype) -> "Draw":
-        """Each image's from a generator with its seed: t first, then the noise in float32."""
+        """One generator for each image, with the image's seed. It draws t first, then the noise in float32."""
         side = image_size // ldm.scale_factor
         ts, noises = [], []
         for seed in seeds:
@@ -49,12 +49,12 @@ class Slopes(NamedTuple):
     value: Tensor  # (B,)
     full: Tensor  # (B,) ∂LD_i/∂p_i
     sds: Tensor  # (B,) without the U-Net's Jacobian
-    full_field: Tensor  # (B, C, h, w): ∂ε_φ/∂p, which `full` is an inner product of
-    sds_field: Tensor  # (B, C, h, w): ∂z_t/∂p, which `sds` is
+    full_field: Tensor  # (B, C, h, w) ∂ε_φ/∂p; `full` is its inner product with the residual
+    sds_field: Tensor  # (B, C, h, w) ∂z_t/∂p; `sds` is its inner product with the residual
 
 
 def stock_forward_mode(ldm: LatentDiffusion, images: Tensor, p: Tensor, embeddings: Tensor, draw: Draw) -> Slopes:
-    """By torch.func.jvp, with attention written out, because the fused kernels have no forward mode."""
+    """Computed by torch.func.jvp with unfused attention: the fused kernels have no forward mode."""
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         (_, predicted), (latent_slope, predicted_slope) = torch.func.jvp(
             lambda q: noise_predictions(ldm, images, q, embeddings, draw), (p,), (torch.ones_like(p),)
@@ -94,14 +94,14 @@ class Pipeline:
         return other
 
     def __call__(self, images: Tensor, labels: Tensor, seeds: list[int], **options) -> Tensor:
-        """One call for a batch: images (B, 3, S, S) in [-1, 1] -> the same in float32."""
+        """One call for a batch: images (B, 3, S, S) in [-1, 1] -> new ones of that shape, float32, on the CPU."""
         prompts = [f"a photo of a {self.model.class_names[label]}" for label in labels.tolist()]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         made = self._pipeline(prompts, image=images / 2 + 0.5, generator=generators, output_type="pt", **options)
         return made.images.float().cpu() * 2 - 1
 
     def one_at_a_time(self, images: Tensor, labels: Tensor, seeds: list[int], **options) -> Tensor:
-        """A call per image, as a loop over a dataset makes them."""
+        """One call for each image, as in a loop over a dataset."""
         return torch.cat(
             [self(images[i : i + 1], labels[i : i + 1], seeds[i : i + 1], **options) for i in range(len(images))]
         )

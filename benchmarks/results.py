@@ -21,7 +21,7 @@ class Table:
 
 @dataclass
 class Results:
-    """Tables, ratios by name (median and quartiles of what was repeated), remarks."""
+    """A suite's tables, its ratios by name (median and quartiles over the rounds), and its notes."""
 
     suite: str
     model: str
@@ -32,7 +32,7 @@ class Results:
     seconds: dict[str, list[float]] = field(default_factory=dict)  # every single measurement
 
     def markdown(self, machine: dict) -> str:
-        """Everything but the single measurements; each ratio on a line of its own."""
+        """All but the single measurements, as Markdown. Each ratio has a line of its own."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         parts = [f"## {self.suite}, {self.model} ({settings})"]
         parts += [table.markdown() for table in self.tables] + self.notes
@@ -45,7 +45,7 @@ class Results:
         return [f"{name} {ratio.median:.2f}" for name, ratio in self.ratios.items()]
 
     def write(self, path: Path, machine: dict) -> None:
-        """`path` gets the JSON; the same name with .md the table."""
+        """Write the JSON to `path`, and the tables to the same name with .md."""
         content = {
             "suite": self.suite,
             "model": self.model,

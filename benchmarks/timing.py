@@ -1,4 +1,4 @@
-"""Seconds of several methods, taken in turns (A B C A B C …), so that what else the machine does hits them alike."""
+"""Seconds of several methods that take turns (A B C A B C …), so that other work on the machine slows all of them."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ class Spread(NamedTuple):
         return cls(float(median), float(low), float(high))
 
     def scaled(self, factor: float) -> "Spread":
-        """With the unit changed; factor > 0."""
+        """The same in another unit; factor > 0."""
         return Spread(*(factor * value for value in self))
 
 
@@ -32,7 +32,7 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each method in each of `repeats` rounds, every round running all of them in the order given.
 
-    `warm_up` rounds before are not counted. On a GPU the clock waits for its work.
+    `warm_up` rounds run first and are not counted. On a GPU the clock stops when the GPU's work is done.
     """
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     with tqdm(total=(warm_up + repeats) * len(methods), desc=title, file=sys.stderr, disable=None) as progress:
@@ -56,7 +56,7 @@ def seconds_of(method: Callable[[], object], device: str) -> float:
 
 
 def paired_ratio(numerators: list[float], denominators: list[float]) -> Spread:
-    """The quotients of what was measured in the same round."""
+    """The ratio of two methods in each round, over all rounds."""
     return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 

@@ -13,7 +13,7 @@ class SAM(host.algorithms.ERM):
     part. Batch-norm statistics move in both passes.
     """
 
-    def update(self, minibatches, unlabeled=None) -> dict[str, float]:
+    def update(self, minibatches: list, unlabeled: object = None) -> dict[str, float]:
         """One step on [(x, y)] per domain, x: (B, C, H, W), y: (B,); returns the loss at the unperturbed weights."""
         x = torch.cat([x for x, _ in minibatches])
         y = torch.cat([y for _, y in minibatches])

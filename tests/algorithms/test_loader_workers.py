@@ -36,7 +36,7 @@ def loaders():
 
     def make(algorithm: str, **hparams):
         torch.manual_seed(0)
-        dataset = WorkedDigits()
+        dataset = WorkedDigits(None, [0], {})
         misc = host.lib.misc
         splits = [misc.split_dataset(env, 4, misc.seed_hash(0, i))[1] for i, env in enumerate(dataset)]
         loader = host.module("lib.fast_data_loader").InfiniteDataLoader

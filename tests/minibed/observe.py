@@ -2,8 +2,7 @@
 
 PACKAGE is `domainbed` or `domainbed_domainfusion.minibed`; both are driven only through the names and command lines
 that they share. `record` keeps what the real DomainBed does, the tests and `tests.upstream.parity` compare.
---everything adds what only an attached DomainBed can be asked: our algorithms and dataset, and 224-pixel images with a
-ResNet.
+--everything adds what needs an attached DomainBed: our algorithms and dataset, and 224-pixel images with a ResNet.
 """
 
 import contextlib
@@ -109,7 +108,7 @@ SWEEPS = (
 
 
 def seed_hashes(host):
-    """Of tuples of the kinds the protocol hashes."""
+    """[tuple, hash], for tuples of the kinds that the protocol hashes."""
     identities = [(trial, env) for trial in range(5) for env in range(10)]
     identities += [(0,), ("lr", 3), ("PACS", "ERM", [0, 1], 2, 0)]
     return [[identity, host("lib.misc").seed_hash(*identity)] for identity in identities]
@@ -140,7 +139,7 @@ def hparams(host, algorithms=ALGORITHMS, datasets=DATASETS):
 
 
 def jobs(host):
-    """Arguments, folder and command of each job of SWEEPS; of the command, what follows the module's name."""
+    """Arguments, folder and command of each job of SWEEPS. The command is given from after the module's name."""
     sweep = host("scripts.sweep")
     args_lists = [sweep.make_args_list(**settings) for settings in SWEEPS]
     made = [sweep.Job(args, "sweep folder") for args_list in args_lists for args in args_list]
@@ -151,7 +150,7 @@ def jobs(host):
 
 
 def constants(host):
-    """What the dataset classes say without being loaded."""
+    """The constants of the dataset classes, which need no data."""
     datasets = host("datasets")
     found = {}
     for name in DATASETS:
@@ -277,7 +276,7 @@ def write_pacs(folder):
 
 
 def with_ours(package, host):
-    """What takes an attached checkout and weights: our algorithms' hparams, SAM on random data, PACS at 224 pixels."""
+    """What needs an attached checkout and weights: our algorithms' hparams, SAM on random data, PACS at 224 pixels."""
     seen = {"hparams of ours": hparams(host, OURS, (*DATASETS, "DigitStyles")), "ResNet-50": featurizers(host, (224,))}
     with tempfile.TemporaryDirectory() as folder:
         write_pacs(folder)
@@ -312,7 +311,7 @@ def observe(package, everything=False):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    # os.listdir's order is the file system's; the tables must not depend on it here
+    # os.listdir gives the file system's order. It is sorted here, so that the tables do not depend on it.
     listdir = os.listdir
     os.listdir = lambda *path: sorted(listdir(*path))
     Path(sys.argv[2]).write_text(json.dumps(observe(sys.argv[1], everything="--everything" in sys.argv)))

@@ -35,7 +35,7 @@ def observed(package: str, *paths: Path, options: tuple = (), environment: dict 
 
 
 def dumps(seen: dict) -> str:
-    """JSON with one line per section's entry, so that a change shows as a small difference."""
+    """JSON with one line for each entry of a section, so that a change makes a small diff."""
     parts = []
     for section, value in seen.items():
         if isinstance(value, dict):

@@ -91,7 +91,7 @@ class Attached:
         return self.python(f"domainbed.scripts.{name}", *arguments, **options)
 
     def minibed(self, name: str, *arguments: object, **options) -> subprocess.CompletedProcess:
-        """The same script of the embedded host; that `domainbed` could be imported here must not confuse it."""
+        """The same script of the embedded host, in a folder where `domainbed` can be imported too."""
         return self.python(f"domainbed_domainfusion.minibed.scripts.{name}", *arguments, **options)
 
     def add(self, import_line: str) -> None:

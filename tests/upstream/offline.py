@@ -1,4 +1,4 @@
-"""Random weights where DomainBed's ResNets look before they turn to the network, so that they do without one."""
+"""Random weights for DomainBed's ResNets, in the caches where they look first: no network is needed."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ REVISION = "0" * 40
 
 
 def offline_environment(folder: Path) -> dict[str, str]:
-    """Write the files under `folder`; the environment variables that make torchvision and timm find them there."""
+    """Write the files under `folder`. Returns the environment variables that make torchvision and timm find them."""
     checkpoints = folder / "torch" / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """Run DomainBed's own unit tests with our algorithms among its ALGORITHMS: `python -m tests.upstream.unit_tests`.
 
-They call `.cuda()` on everything; where there is no GPU that is made to do nothing.
+They call `.cuda()` on everything. Without a GPU that call is replaced by one that does nothing.
 """
 
 import argparse
