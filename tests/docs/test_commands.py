@@ -20,7 +20,7 @@ from ..conftest import TinyDigits
 from .command_lines import flags, make_targets, parse, run_module, verbs
 from .pages import COMMAND, NEEDS, PAGES, README, ROOT, Block, blocks, inline_code, prose
 
-PAGE_WIDTH = 100  # characters of a block that a repository's page shows
+PAGE_WIDTH = 96  # characters of a block that a repository's page shows
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [block for block in BLOCKS if block.language == "sh"]
 HERE = [block for block in COMMANDS if block.values == ("here",)]
