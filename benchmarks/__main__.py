@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from domainbed_domainfusion.errors import InputError
+from domainbed_domainfusion.errors import InputError, exit_status
 
 from . import models
 from .machine import describe
@@ -76,4 +76,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

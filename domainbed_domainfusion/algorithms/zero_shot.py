@@ -38,6 +38,7 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict):
         table.check_values(hparams)
         super().__init__(input_shape, num_classes, num_domains, hparams)
+        context.require_run()
         self.num_classes = num_classes
         self.pixel_range = PixelRange.of(input_shape, context.current().dataset)
         self.class_names = context.prompt_names(hparams["class_names"], num_classes)

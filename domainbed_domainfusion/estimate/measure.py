@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..errors import exit_status
+
 EVALUATION_BATCH = 64  # the host's
 PREFETCHED = 2  # minibatches of each loader process, torch's default
 SLOW_ENCODE = 0.1  # seconds of one image's encoding from which on generation and LD are measured on few images: on as
@@ -257,4 +259,4 @@ def _rows(sampler: Any) -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main()
+    sys.exit(exit_status(main))

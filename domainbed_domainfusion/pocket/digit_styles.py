@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import inspect
 import os
+import sys
 import zlib
 from functools import cache
 from io import BytesIO
@@ -23,7 +24,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, exit_status
 from ..files import write_atomically
 from ..seeding import seed_of
 from . import CLASS_NAMES, glyphs, paints
@@ -205,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -10,6 +10,7 @@ styles. Neither the judge nor the originals shown are used to train the LDM.
 
 import argparse
 import json
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm, trange
 
-from ..errors import InputError
+from ..errors import InputError, exit_status
 from ..files import write_atomically
 from ..seeding import generator_of
 from . import CLASS_NAMES, digit_styles, pretraining
@@ -218,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

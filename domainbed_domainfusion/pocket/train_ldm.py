@@ -11,6 +11,7 @@ import argparse
 import copy
 import json
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm, trange
 
-from ..errors import InputError
+from ..errors import InputError, exit_status
 from ..files import write_atomically
 from ..seeding import seed_of
 from . import ldm_folder, pretraining
@@ -268,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -124,7 +124,9 @@ def environment_names(dataset: str, records: Any) -> tuple[str, ...]:
     """The environments' names as the host shows them; env0, env1, … for a dataset unknown to the host."""
     datasets = host.module("datasets")
     if dataset in datasets.DATASETS:
-        return tuple(str(name) for name in datasets.get_dataset_class(dataset).ENVIRONMENTS)
+        names = getattr(datasets.get_dataset_class(dataset), "ENVIRONMENTS", None)
+        if names is not None:
+            return tuple(str(name) for name in names)
     rows = records.filter_equals("args.dataset", dataset)
     count = max(sum(f"env{env}_in_acc" in row for env in range(len(row))) for row in rows)
     return tuple(f"env{env}" for env in range(count))

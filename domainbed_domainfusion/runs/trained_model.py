@@ -115,7 +115,7 @@ class TrainedModel:
             return self._tensor_transform
         try:
             dataset = self.dataset_class(
-                data_dir or self.args["data_dir"], list(range(len(self.dataset_class.ENVIRONMENTS))), self.hparams
+                data_dir or self.args["data_dir"], list(range(len(self.dataset_class.ENVIRONMENTS or ()))), self.hparams
             )
         except InputError:
             raise
@@ -128,7 +128,7 @@ class TrainedModel:
 
     def class_names(self, data_dir: str | None = None) -> list[str] | None:
         """In label order: the hparam's, the dataset's, or its class folders' if they are still there; else None."""
-        names = self.hparams.get("class_names") or getattr(self.dataset_class, "CLASS_NAMES", None)
+        names = self.hparams.get("class_names") or context.stated_class_names(self.dataset_class)
         data_dir = data_dir or self.args["data_dir"]
         if names is None and issubclass(self.dataset_class, host.datasets.MultipleEnvironmentImageFolder) and data_dir:
             folder = self._dataset_folder(data_dir)

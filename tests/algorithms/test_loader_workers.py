@@ -1,5 +1,6 @@
 """DomainFusion with loader worker processes, N_WORKERS > 0: the path of every real run."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -25,7 +26,8 @@ def children() -> set[int]:
     """Processes that this one has started and that are still there."""
     found = set()
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
     return found
 
 
