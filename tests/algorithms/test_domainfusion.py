@@ -107,26 +107,6 @@ def test_generate_is_lines_7_to_12(run):
             torch.testing.assert_close(made.images[i], expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "hparams",
-    [
-        {"style_space": "latent"},
-        {"content_feature": "content"},
-        {"style_divergence": "softmax"},
-        {"sampling_strategy": False},
-    ],
-)
-def test_the_open_choices_run_and_matter(run, hparams):
-    default, other = run(), run(**hparams)
-    for r in (default, other):
-        r.update(1)
-    images = [
-        torch.stack([store.version(row)[0] for row in range(len(store.keys))])
-        for store in (r.algorithm.generate_dataset for r in (default, other))
-    ]
-    assert not torch.equal(*images)
-
-
 def test_rounds_come_every_interval_epochs(run):
     """Epochs of 4 steps; counted from 1, those with i % Itv == 0 begin with a round."""
     r = run(generation_interval=2, lambda2=0.0)
