@@ -1,4 +1,4 @@
-"""Pixels as the classifier, the diffusion model and the store see them, and the ways between.
+"""Pixel ranges of the classifier, the diffusion model and the store, and the conversions between them.
 
 - classifier: (B, C, H, W), normalised with the transform's mean and std (image folders) or raw in [0, 1];
 - diffusion model: (B, 3, S, S) in [-1, 1];
@@ -17,7 +17,7 @@ from torchvision import transforms
 
 
 class PixelRange:
-    """What the host's classifier eats: its shape (C, H, W), and the mean and std that its transform subtracts."""
+    """The classifier's input: its shape (C, H, W), and the mean and std of the host's Normalize transform."""
 
     def __init__(self, input_shape: tuple, mean: tuple | None = None, std: tuple | None = None):
         self.channels, self.height, self.width = input_shape
@@ -26,7 +26,7 @@ class PixelRange:
 
     @classmethod
     def of(cls, input_shape: tuple, dataset: Any | None) -> "PixelRange":
-        """Read mean and std from the transform of the host's dataset; without one, pixels are raw in [0, 1]."""
+        """Read mean and std from the Normalize transform of the host's dataset. Without it, pixels are in [0, 1]."""
         for environment in getattr(dataset, "datasets", ()):
             normalize = _find_normalize(transform_of(environment))
             if normalize is not None:
@@ -34,12 +34,12 @@ class PixelRange:
         return cls(input_shape)
 
     def to_diffusion(self, x: torch.Tensor, size: int) -> torch.Tensor:
-        """Classifier's (B, C, H, W) → (B, 3, size, size) in [-1, 1]; what lies outside the pixel range is clipped."""
+        """The classifier's (B, C, H, W) → (B, 3, size, size) in [-1, 1]. Values outside the pixel range are clipped."""
         x = (x.float() * self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
         return _resize(to_rgb(x), (size, size)) * 2 - 1
 
     def to_classifier(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) in [-1, 1] → the classifier's input, as the host's evaluation transform makes it."""
+        """(B, 3, S, S) in [-1, 1] → the classifier's input, resized and normalised as by the evaluation transform."""
         x = from_rgb(_resize(images.float() / 2 + 0.5, (self.height, self.width)), self.channels)
         return (x - self.mean.to(x.device)) / self.std.to(x.device)
 
@@ -63,7 +63,7 @@ def to_rgb(x: torch.Tensor) -> torch.Tensor:
 
 
 def from_rgb(x: torch.Tensor, channels: int) -> torch.Tensor:
-    """The way back: the mean of the three for grey, the first two for two."""
+    """The inverse of `to_rgb`: one channel is the mean of the three, two channels are the first two."""
     return x.mean(dim=-3, keepdim=True) if channels == 1 else x[..., :channels, :, :]
 
 
@@ -81,20 +81,23 @@ def _find_normalize(transform: Any) -> transforms.Normalize | None:
 
 
 def without_transform(dataset: Dataset) -> Dataset:
-    """The same examples before the host's transform: PIL images, or tensors where there is no transform."""
+    """The same dataset without the host's transform: it gives PIL images, or tensors if there is no transform."""
     if isinstance(dataset, ConcatDataset):
         return ConcatDataset([without_transform(part) for part in dataset.datasets])
     if isinstance(dataset, Subset):
         return Subset(without_transform(dataset.dataset), dataset.indices)
     if getattr(dataset, "transform", None) is None:
         return dataset
-    bare: Any = copy.copy(dataset)  # shallow: the host's own object keeps its transform
+    bare: Any = copy.copy(dataset)  # shallow: the host's own dataset keeps its transform
     bare.transform = None
     return bare
 
 
 def transform_of(dataset: Dataset) -> Any:
-    """The host's transform of an environment (training's, for a training environment), or None for tensors."""
+    """The host's transform of an environment, or None for tensors.
+
+    A training environment has the host's training transform, a test environment its evaluation transform.
+    """
     if isinstance(dataset, ConcatDataset):
         return transform_of(dataset.datasets[0])
     if isinstance(dataset, Subset):
@@ -112,7 +115,7 @@ def stored_version(image: Any, size: int) -> torch.Tensor:
 
 
 def training_version(stored: torch.Tensor, dataset: Dataset, pixel_range: PixelRange) -> torch.Tensor:
-    """One stored image → the classifier's input, through the host's own training transform where there is one."""
+    """One stored image → the classifier's input, by the host's training transform, or resized if it has none."""
     transform = transform_of(dataset)
     if transform is None:
         return pixel_range.to_classifier(from_store(stored)[None])[0]

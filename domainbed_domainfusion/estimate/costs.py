@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ..generated.image_store import is_file, store_bytes
+from ..generated.image_store import is_on_disk, store_bytes
 from .calibration import Measured
 from .counting import Job
 
@@ -65,7 +65,7 @@ def wall_clock(totals: Sequence[float], beside: int) -> float:
 def ram_bytes(job: Job, measured: Measured) -> int:
     """Of the main process: what was measured, and the images of the generate-dataset where they lie in memory."""
     images, size = _stored(job)
-    return measured.most("ram_bytes") + (0 if is_file(images, size) else store_bytes(images, size))
+    return measured.most("ram_bytes") + (0 if is_on_disk(images, size) else store_bytes(images, size))
 
 
 def _stored(job: Job) -> tuple[int, int]:
@@ -84,4 +84,4 @@ def disk_bytes(job: Job, measured: Measured) -> int:
         pictures = job.hparams["gallery"] * job.domains * (job.rounds + 1)
         total += (saved * job.kept // job.rounds + pictures) * 3 * job.hparams["image_size"] ** 2
     images, size = _stored(job)
-    return int(total) + (store_bytes(images, size) if is_file(images, size) else 0)
+    return int(total) + (store_bytes(images, size) if is_on_disk(images, size) else 0)

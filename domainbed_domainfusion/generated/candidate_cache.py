@@ -1,16 +1,18 @@
 """Candidates of the first round, shared by the runs of a sweep: the hparam `candidate_cache`, a folder. Ours.
 
-A first round starts from raw images, and θ has no part in Algorithm 1's line 7: with seeds that follow from the image
-in place of the run, all hparam draws, trials and test environments ask for the same candidates. They are made once.
+A first round starts from raw images, and line 7 of Algorithm 1 does not use θ. With this hparam a candidate's seed
+depends on its image and not on the run. All hparam draws, trials and test environments then need the same candidates,
+and each candidate is generated once.
 
-    <folder>/ab/ab12….safetensors   the scaled latents (C, h, w) of one candidate, by the SHA-256 of all that decides it
+    <folder>/ab/ab12….safetensors   the scaled latents (C, h, w) of one candidate
 
-So a run that asks for five candidates finds the three that another has made. A candidate from the folder equals
-the one that this run would have made, up to float noise: it may have been made in a batch of another size.
+The name is a SHA-256 of everything that the latents depend on. The number of candidates is not part of it: a run with
+N_c = 5 finds the three candidates that a run with N_c = 3 has made. A cached candidate equals a newly generated one up
+to float noise, because the batch size may have been another.
 
-The price: runs that share first-round candidates are less independent of one another, trials too.
-What a run looks up or writes are training images of its own in-splits, by their pixels. An image of a test environment
-is in the folder where another run trained on it, but only a run that trains on the same pixels ever asks for it.
+The price: runs that share first-round candidates are less independent of one another. This holds for trials too.
+A run reads and writes only entries of its own training images, and finds them by their pixels. The folder may also hold
+images of this run's test environment, from runs that trained on that environment. This run never looks them up.
 """
 
 import hashlib
@@ -37,22 +39,22 @@ FORMAT = 1
 
 
 def shared_seeds(image: Tensor, prompt: str, candidates: int) -> list[int]:
-    """A first-round seed per candidate of an image, (3, S, S) uint8, the same in every run and for every N_c."""
+    """One first-round seed per candidate of an image, (3, S, S) uint8. It does not depend on the run or on N_c."""
     digest = tensors_digest({"image": image})
     return [seed_of("shared candidate", digest, prompt, j) for j in range(candidates)]
 
 
 class CandidateCache:
-    """Takes candidates from the folder, has the sampler make those that are missing, and writes them there.
+    """Reads candidates from the folder, has the sampler generate the missing ones, and writes these to the folder.
 
-    Any number of jobs may use a folder at once: an entry is written whole, and whoever writes it writes the same.
-    A damaged entry is made again with one line; when the disk is full this says so once and the run goes on without
-    writing. Raises InputError if the folder cannot be made.
+    Any number of jobs may use one folder at once. Entries are written atomically, and jobs that write the same entry
+    write the same candidate. A damaged entry is generated again, with one printed line. If the disk is full, this is
+    printed once and the run goes on without writing. Raises InputError if the folder cannot be made.
     """
 
     def __init__(self, folder: str, sampler: "CandidateSampler", identity: dict[str, Any]) -> None:
-        """identity: all that a candidate's latents depend on beside its image, prompt and seed, as plain JSON values;
-        see `identity.candidate_identity`.
+        """identity: everything except image, prompt and seed that a candidate's latents depend on (plain JSON values).
+        See `identity.candidate_identity`.
         """
         self.folder, self.sampler = Path(folder), sampler
         self.writes = True
@@ -66,7 +68,7 @@ class CandidateCache:
             ) from error
 
     def sample(self, images: Tensor, labels: Tensor, seeds: list[list[int]]) -> "Candidates":
-        """As `CandidateSampler.sample`; images are of the 256 levels that the store holds, so their bytes name them."""
+        """As `CandidateSampler.sample`. The images must have the store's 256 levels: their uint8 pixels are the key."""
         paths = [
             [self._path(digest, int(label), seed) for seed in row]
             for digest, label, row in zip(_digests(images), labels, seeds)
@@ -74,7 +76,7 @@ class CandidateCache:
         found = {(i, j): self._read(path) for i, row in enumerate(paths) for j, path in enumerate(row)}
         missing = [place for place, latents in found.items() if latents is None]
         if missing:
-            used = sorted({i for i, _ in missing})  # only these are encoded
+            used = sorted({i for i, _ in missing})  # only images with a missing candidate are encoded
             sources = torch.tensor([used.index(i) for i, _ in missing])
             made = self.sampler.latents(images[used], labels[used], sources, [seeds[i][j] for i, j in missing])
             for (i, j), latents in zip(missing, made):
@@ -85,7 +87,7 @@ class CandidateCache:
         return self.sampler.decode(latents.unflatten(0, (len(images), len(seeds[0]))))
 
     def _path(self, image: str, label: int, seed: int) -> Path:
-        """image: digest of its pixels and size. The seed follows from image, prompt and candidate number."""
+        """image: the digest of its pixels and size. The seed depends on image, prompt and candidate number."""
         candidate = {**self._settings, "image": image, "prompt": self.sampler.prompts.texts[label], "seed": seed}
         key = hashlib.sha256(json.dumps(candidate, sort_keys=True).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -104,7 +106,7 @@ class CandidateCache:
         return latents
 
     def _write(self, path: Path, latents: Tensor) -> None:
-        if not self.writes or not latents.isfinite().all():  # what is not finite is refused by `decode`
+        if not self.writes or not latents.isfinite().all():  # `decode` raises for these
             return
         tensors = {"latents": latents.cpu().contiguous()}
         try:

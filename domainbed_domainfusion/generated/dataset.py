@@ -1,8 +1,9 @@
 """The generate-dataset of Algorithm 1: the latest generated version of every image, and the rounds that renew it.
 
-It begins as a copy of the raw in-splits, or of `budget` images of them; nothing is stored for that. Every round starts
-from what the round before made, and overwrites all of it in place. Only the training in-splits are ever read.
-With `saved` every round also goes to disk as it is made. A run that is started again takes it from there.
+It begins as a copy of the raw in-splits, or of `budget` images of them. These raw images are read from the host's
+dataset and not stored. Each round generates from the images of the round before and overwrites them in place. Only the
+training in-splits are ever read. With `saved` each round is also written to disk while it runs, and a restarted run
+reads it from there.
 """
 
 import contextlib
@@ -23,15 +24,15 @@ from ..seeding import generator_of, seed_of
 from .candidate_cache import shared_seeds
 from .gallery import Gallery
 from .generation import Generated
-from .image_store import ImageStore, check_space, is_file, store_bytes
-from .saved_rounds import PART, Inputs, Part, SavedRounds
+from .image_store import ImageStore, check_space, is_on_disk, store_bytes
+from .saved_rounds import IMAGES_PER_PART, Inputs, Part, SavedRounds
 
 Key = tuple[int, int]  # (index among the in-splits, index into the environment)
 
-#: A `Generation`: (images (B, 3, S, S) in [-1, 1], labels (B,), seeds (B × N_c), are the seeds shared?) → Generated
+#: A `Generation`: (images (B, 3, S, S) in [-1, 1], labels (B,), seeds (B × N_c), whether runs share them) → Generated
 Generate = Callable[[torch.Tensor, torch.Tensor, list[list[int]], bool], Generated]
 
-PREFETCHED = 2  # minibatches that wait in each worker process of a loader, torch's default
+PREFETCHED = 2  # minibatches that each loader worker fetches ahead, torch's default
 
 
 def candidate_seeds(run_seed: int, environment: int, index: int, number: int, candidates: int) -> list[int]:
@@ -43,7 +44,7 @@ class GenerateDataset:
     """The generate-dataset over the training in-splits.
 
     Args:
-        in_splits: what the host's training loaders draw from.
+        in_splits: the in-splits of the training environments; the host's training loaders draw from them.
         size: pixels a side of a stored image; 3 × size × size bytes each, see `image_store`.
         pixel_range: the classifier's pixel range.
         seed: the run's seed. With (environment, index, round, candidate) it seeds each candidate.
@@ -51,10 +52,10 @@ class GenerateDataset:
         candidates: N_c.
         workers: loader worker processes per domain, as the host's dataset sets them.
         balanced: whether every class is drawn equally often, the host's hparam `class_balanced`.
-        folder: where a store that does not fit into memory lies; None for the system's temporary folder.
-        gallery: where some images' versions are kept as pictures, or None.
-        saved: where whole rounds are kept and taken from, or None; may be set before the first round.
-        prompts: one per label if runs share the first round's candidates (see `candidate_cache`), or None.
+        folder: for the file of a store that is too large for memory; None for the system's temporary folder.
+        gallery: keeps the versions of some images as pictures, or None.
+        saved: writes whole rounds to disk and reads them again, or None; may be set before the first round.
+        prompts: one per label if runs share the first round's candidates (see `candidate_cache`), else None.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class GenerateDataset:
         self.seed, self.budget, self.candidates = seed, budget, candidates
         self.workers, self.balanced, self.folder = workers, balanced, folder
         self.gallery, self.saved, self.prompts = gallery, saved, prompts
-        self.seconds_saved = 0.0  # that the last round's images from disk took when they were made
+        self.seconds_saved = 0.0  # generation time of those images of the last round that were read from disk
         self.rounds = 0
         self.keys: list[Key] = []  # row → key
         self.rows: list[range] = []  # in-split → its rows
@@ -87,9 +88,9 @@ class GenerateDataset:
         self._loaders: list[Iterator] = []
 
     def _choose_keys(self) -> None:
-        """Every in-split image, or `budget` of them in a seeded order, evenly by domain; a domain after the other.
+        """Choose every in-split image, or `budget` of them split evenly over the domains, in a seeded order.
 
-        The gallery follows the first images of that order.
+        The rows of one domain are contiguous. The gallery shows the first rows of each domain.
         """
         shares = domain_shares(self.budget, [len(in_split.keys) for in_split in self.in_splits])
         for split, in_split in enumerate(self.in_splits):
@@ -100,16 +101,16 @@ class GenerateDataset:
             self.rows.append(range(first, len(self.keys)))
 
     def check_space(self, rounds: int) -> None:
-        """Raise InputError, before anything is generated, if the disk has no room for what `rounds` rounds keep."""
+        """Raise InputError if the disk is too small for the files of `rounds` rounds. Called before any generation."""
         images, size = len(self.keys), self.size
-        needed = store_bytes(images, size) if is_file(images, size) else 0
+        needed = store_bytes(images, size) if is_on_disk(images, size) else 0
         if self.saved:
             self.saved.check_space(rounds, images, size, beside=needed)
         elif needed:
             check_space(self.folder, needed)
 
     def version(self, row: int) -> tuple[torch.Tensor, int]:
-        """The image of a row as it stands, generated or raw: ((3, size, size) uint8, label)."""
+        """The current image of a row, generated or still raw: ((3, size, size) uint8, label)."""
         if self.rounds and self._store is not None:
             return self._store.images[row].clone(), int(self.labels[row])
         split, index = self.keys[row]
@@ -117,9 +118,9 @@ class GenerateDataset:
         return pixels.stored_version(image, self.size), int(label)
 
     def refresh(self, step: int, generate: Generate, batch_size: int) -> int:
-        """One round (Algorithm 1, lines 5 to 13): replace each image by what `generate` makes of its latest version.
+        """One round (Algorithm 1, lines 5 to 13): replace the latest version of each image by a generated one.
 
-        Returns how many were replaced. `batch_size` changes speed only: every candidate has a seed of its own.
+        Returns the number of images. `batch_size` changes speed only, because every candidate has its own seed.
         """
         number, parts = self.rounds + 1, self._parts(batch_size)
         store = self._store or ImageStore(len(self.keys), self.size, self.folder)
@@ -144,18 +145,18 @@ class GenerateDataset:
             self.saved.finish(number, step, len(parts), len(self.keys))
         if self.gallery is not None:
             self.gallery.record(number, step, self, content, style)
-        self._renew_loaders(store)
+        self._update_loaders(store)
         return len(self.keys)
 
     def _parts(self, batch_size: int) -> list[range]:
-        """The rows in parts of whole batches. A part is made the same whether or not others are on disk."""
-        length = max(1, PART // batch_size) * batch_size
+        """The rows in parts of whole batches. So a part is generated in the same batches when others come from disk."""
+        length = max(1, IMAGES_PER_PART // batch_size) * batch_size
         return [range(start, min(start + length, len(self.keys))) for start in range(0, len(self.keys), length)]
 
     def _inputs(self, number: int, step: int, part: int, rows: range) -> Inputs:
         versions, keys = [self.version(row) for row in rows], [self.keys[row] for row in rows]
         seeds = None
-        if self.prompts is not None and number == 1:  # later versions depend on θ, and no two runs share that
+        if self.prompts is not None and number == 1:  # later versions depend on θ, which differs between runs
             seeds = [shared_seeds(image, self.prompts[label], self.candidates) for image, label in versions]
         return Inputs(
             number,
@@ -194,15 +195,15 @@ class GenerateDataset:
             self.saved.write(inputs, part)
         return part
 
-    def _renew_loaders(self, store: ImageStore) -> None:
-        """The host's own loaders over each domain's generated images, drawing with replacement as it does.
+    def _update_loaders(self, store: ImageStore) -> None:
+        """Build the host's InfiniteDataLoader for each domain after the first round; update it after later rounds.
 
-        They are built once. Their worker processes see later rounds in the store; only the minibatches that were drawn
-        before a round are thrown away after it.
+        They draw with replacement, as the host's training loaders do. The loader workers share the store's memory, so
+        they see later rounds. After such a round only the minibatches that were fetched before it are dropped.
         """
         built = bool(self._loaders)
         for split, in_split in enumerate(self.in_splits):
-            with _seeded(self.seed, "generated loader", in_split.environment, self.rounds):
+            with _seeded_by(self.seed, "generated loader", in_split.environment, self.rounds):
                 if not built:
                     self._loaders.append(self._loader(store, split))
                     continue
@@ -210,7 +211,7 @@ class GenerateDataset:
                     next(self._loaders[split])
 
     def _loader(self, store: ImageStore, split: int) -> Iterator:
-        """Endless minibatches (x, y) of one domain; none if it has no image."""
+        """Endless minibatches (x, y) of one domain. An empty iterator if the domain has no image."""
         in_split, rows = self.in_splits[split], self.rows[split]
         if not rows:
             return iter(())
@@ -219,16 +220,16 @@ class GenerateDataset:
         weights = torch.ones(len(rows))
         if self.balanced:
             weights = host.lib.misc.make_weights_for_balanced_classes([(None, label) for label in labels.tolist()])
-        domain = _Domain(store, rows, labels, in_split.source, self.pixel_range)
+        domain = _DomainImages(store, rows, labels, in_split.source, self.pixel_range)
         loader = host.module("lib.fast_data_loader").InfiniteDataLoader
         return iter(loader(domain, weights=weights, batch_size=in_split.batch_size, num_workers=self.workers))
 
     def minibatch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A generated minibatch, `batch_size` images of every domain through the host's training transform.
+        """A generated minibatch: `batch_size` images of every domain, after the host's training transform.
 
-        Returns x: (B, C, H, W) as the classifier takes it, y: (B,). Only after the first round.
+        Returns x: (B, C, H, W) as the classifier takes it, y: (B,). Call it only after the first round.
         """
-        with _seeded(self.seed, "generated minibatch", step):
+        with _seeded_by(self.seed, "generated minibatch", step):
             minibatches = [next(loader) for loader, rows in zip(self._loaders, self.rows) if rows]
         return torch.cat([x for x, _ in minibatches]), torch.cat([y for _, y in minibatches])
 
@@ -241,25 +242,25 @@ def uses_generated(hparams: dict) -> bool:
 def round_begins(step: int, steps_per_epoch: float, hparams: dict) -> bool:
     """Algorithm 1, line 4: whether an epoch i (1, 2, …) with i % Itv == 0 begins at this step.
 
-    Several epochs begin at one step where an epoch is shorter than a step; one such epoch is enough.
+    If an epoch is shorter than a step, several epochs begin at one step. Then one epoch with i % Itv == 0 is enough.
     Without `updating` there is one round, at step 0.
     """
     if not hparams["updating"]:
         return step == 0
     interval = hparams["generation_interval"]
-    begun = int(step / steps_per_epoch) + 1  # epochs that have begun by this step; one begins at its first step
+    begun = int(step / steps_per_epoch) + 1  # epochs that have begun by this step, its own included
     before = int((step - 1) / steps_per_epoch) + 1 if step else 0
     return begun // interval > before // interval
 
 
 def domain_shares(budget: int, lengths: list[int]) -> list[int]:
-    """How many images of each domain the generate-dataset holds, of in-splits of these lengths; budget 0: all."""
+    """How many images of each domain the generate-dataset holds. lengths: of the in-splits. A budget of 0 takes all."""
     if not budget:
         return list(lengths)
     return [min(length, len(range(i, budget, len(lengths)))) for i, length in enumerate(lengths)]
 
 
-class _Domain(Dataset):
+class _DomainImages(Dataset):
     """One domain's generated images as the host's loader sees them."""
 
     def __init__(
@@ -282,15 +283,15 @@ class _Domain(Dataset):
 
 
 def _progress_bar(number: int, images: int) -> tqdm:
-    """On the terminal's stderr: the host copies its own into err.txt."""
+    """Written to the terminal's stderr, because the host copies sys.stderr into err.txt."""
     return tqdm(total=images, desc=f"generation round {number}", file=sys.__stderr__, disable=None, leave=False)
 
 
 @contextlib.contextmanager
-def _seeded(*identity: Any) -> Iterator[None]:
-    """Draw from torch's CPU generator as seeded by identity, and leave it as it was.
+def _seeded_by(*identity: Any) -> Iterator[None]:
+    """Seed torch's CPU generator by identity inside the block, and restore its state afterwards.
 
-    The raw minibatches of a run are then the same whether images are generated beside them or not.
+    So the raw minibatches of a run do not depend on whether images are generated.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(*identity))

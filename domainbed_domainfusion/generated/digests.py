@@ -1,4 +1,4 @@
-"""SHA-256 digests of tensors, weights and files: what tells two of them apart."""
+"""SHA-256 digests of tensors, of a module's weights and of files."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import torch
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Of tensors with their names, types and shapes."""
+    """The digest of named tensors: their names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -18,12 +18,15 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def weights_digest(module: torch.nn.Module) -> str:
-    """Of a module's state: two classifiers of one digest are the same bit for bit."""
+    """The digest of a module's state_dict. Modules with the same digest have the same state, bit for bit."""
     return tensors_digest(module.state_dict())
 
 
 def files_digest(files: Sequence[Path], root: Path) -> str:
-    """Of files, in their order, with their paths below `root`, or their names alone where they lie elsewhere."""
+    """The digest of the files' names and contents, in the given order.
+
+    A name is the path below `root`. A file outside `root` has its file name alone.
+    """
     digest = hashlib.sha256()
     for file in files:
         name = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name

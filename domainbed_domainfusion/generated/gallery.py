@@ -1,7 +1,7 @@
 """Pictures of a run: some images with all their generated versions, in the job folder's `generated/`.
 
-`gallery.json` names every version with its round, step, chosen candidates and the classifier's confidence in its class
-as the round began, and counts the choices of all images.
+`gallery.json` lists the versions of these images. For each it has the round, the step, the chosen candidates, and the
+confidence p of the classifier of that step in the true class. It also counts the choices over all images.
 """
 
 import io
@@ -26,10 +26,10 @@ Confidence = Callable[[Tensor, Tensor], Tensor]
 
 
 class Gallery:
-    """Keeps the versions of `per_domain` images of every training domain.
+    """Writes the versions of the first `per_domain` images of every training domain: the followed images.
 
-    `confidence` is asked for these images only, when their round is recorded; without it none is kept.
-    Raises InputError when the disk is full; what was written before stays.
+    `confidence` is called for these images only, when their round is recorded. Without it no confidence is written.
+    Raises InputError when the disk is full. Files written before stay.
     """
 
     def __init__(self, job_folder: str, per_domain: int, class_names: list[str], confidence: Confidence | None = None):
@@ -43,8 +43,8 @@ class Gallery:
         self._mixed = 0
 
     def record_originals(self, dataset: "GenerateDataset") -> None:
-        """Write version 0 of the followed images, as they are before the first round."""
-        for row in self._followed(dataset):
+        """Write version 0 of the followed images: the raw ones. Called before the first round."""
+        for row in self._followed_rows(dataset):
             image, label = dataset.version(row)
             self._entries[row] = self._new_entry(dataset, row, label)
             self._add_version(row, 0, 0, image, label)
@@ -52,9 +52,9 @@ class Gallery:
     def record(self, number: int, step: int, dataset: "GenerateDataset", content: Tensor, style: Tensor) -> None:
         """Write round `number`'s version of the followed images, and count the choices of all images.
 
-        content, style: (N,) the candidate that gave each row's content and style.
+        content, style: (N,) for each row the index of the candidate that gave its content and its style.
         """
-        for row in self._followed(dataset):
+        for row in self._followed_rows(dataset):
             image, label = dataset.version(row)
             choice = {"content": int(content[row]), "style": int(style[row])}
             self._add_version(row, number, step, image, label, **choice)
@@ -63,7 +63,7 @@ class Gallery:
         self._mixed += int((content != style).sum())
         self._write_index()
 
-    def _followed(self, dataset: "GenerateDataset") -> list[int]:
+    def _followed_rows(self, dataset: "GenerateDataset") -> list[int]:
         """The first rows of every domain."""
         return [row for rows in dataset.rows for row in rows[: self.per_domain]]
 

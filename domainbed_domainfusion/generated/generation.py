@@ -18,17 +18,17 @@ if TYPE_CHECKING:  # diffusers takes seconds to import
 
 @dataclass(frozen=True)
 class Generated:
-    """A minibatch of x_gen as line 12 leaves it."""
+    """A minibatch of x_gen, the result of line 12, and the two choices behind it."""
 
     images: Tensor  # (B, 3, S, S) in [-1, 1]
-    content: Tensor  # (B,) the candidate that gave the content, line 10
-    style: Tensor  # (B,) the candidate that gave the style, line 11
+    content: Tensor  # (B,) index of the candidate that gave the content, line 10
+    style: Tensor  # (B,) index of the candidate that gave the style, line 11
 
 
 class Judge:
-    """The classifier θ as line 10 asks it, about images as φ sees them. Call it with θ in eval mode.
+    """The classifier θ of line 10, applied to images in φ's range. θ must be in eval mode.
 
-    featurizer: (B, C, H, W) → (B, F); classifier: (B, F) → logits (B, classes); pixel_range: what the featurizer takes.
+    featurizer: (B, C, H, W) → (B, F). classifier: (B, F) → logits (B, classes). pixel_range: of the featurizer's input.
     """
 
     def __init__(self, featurizer: nn.Module, classifier: nn.Module, pixel_range: PixelRange):
@@ -60,16 +60,16 @@ class Judge:
 
 
 class Generation:
-    """Lines 7 to 12, made of φ (the sampler), θ (the judge), the hparams of choice and style, and a cache.
+    """Lines 7 to 12. It consists of φ (the sampler), θ (the judge), the hparams of choice and style, and a cache.
 
     Args:
-        sampler: makes the candidates, line 7.
-        judge: θ; None where there is no classifier. Content is then chosen by its likeness to the original alone, which
-            needs content_weight 1 and content_feature "content".
-        hparams: sampling_strategy, content_weight, content_feature, style_space, style_divergence.
-        cache: holds candidates whose seeds are shared by runs, or None.
+        sampler: generates the candidates, line 7.
+        judge: θ, or None if there is no classifier. Without a classifier, content is chosen by its similarity to the
+            original alone. This needs content_weight 1 and content_feature "content".
+        hparams: candidates, sampling_strategy, content_weight, content_feature, style_space, style_divergence.
+        cache: holds candidates with seeds that runs share, or None.
 
-    Raises InputError for hparams that need a judge where there is none.
+    Raises InputError if the hparams need a judge and there is none.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Generation:
         cache: "CandidateCache | None" = None,
     ):
         self.sampler, self.judge, self.hparams, self.cache = sampler, judge, hparams, cache
-        asks_judge = hparams["content_weight"] != 1 or hparams["content_feature"] != "content"
-        if judge is None and hparams["sampling_strategy"] and asks_judge:
+        needs_judge = hparams["content_weight"] != 1 or hparams["content_feature"] != "content"
+        if judge is None and hparams["sampling_strategy"] and needs_judge:
             raise InputError(
                 'Without a classifier the hparam content_weight must be 1 and content_feature "content": '
                 "set them, or give a classifier."
@@ -89,7 +89,7 @@ class Generation:
 
     @property
     def candidates(self) -> int:
-        """Candidates for each image kept: N_c, or one without the sampling strategy."""
+        """Candidates per image: N_c, or one without the sampling strategy."""
         return self.hparams["candidates"] if self.hparams["sampling_strategy"] else 1
 
     @property
@@ -99,9 +99,9 @@ class Generation:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, seeds: list[list[int]], shared: bool = False) -> Generated:
-        """x: (B, 3, S, S) in [-1, 1]; y: (B,); seeds: one for each image and candidate.
+        """Generate from x: (B, 3, S, S) in [-1, 1], y: (B,), seeds: (B × candidates).
 
-        shared: whether the seeds are shared by runs, so that the cache may hold these candidates.
+        shared: whether runs share these seeds. Only then is the cache used.
         """
         ldm, latent = self.sampler.ldm, self.hparams["style_space"] == "latent"
         x, y = x.to(ldm.device), y.to(ldm.device)
@@ -113,7 +113,7 @@ class Generation:
 
         mu0, sigma0, content0 = style.decompose(ldm.encode(x) if latent else x)  # line 8
         mu, sigma, content = style.decompose(candidates.latents if latent else candidates.images)  # line 9
-        similarity, confidence = self._judge(x, content0, candidates.images, content, y)
+        similarity, confidence = self._content_scores(x, content0, candidates.images, content, y)
         divergence = style.style_divergence(mu0, sigma0, mu, sigma, self.hparams["style_divergence"])
         i = torch.arange(len(x), device=ldm.device)
         c = style.choose_content(similarity, confidence, self.hparams["content_weight"])  # line 10
@@ -122,13 +122,15 @@ class Generation:
         x_gen = ldm.decode(x_gen) if latent else x_gen.clamp(-1, 1)
         return Generated(x_gen, c.cpu(), s.cpu())
 
-    def _judge(self, x: Tensor, content0: Tensor, images: Tensor, content: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What line 10 weighs: cos(feature(c0), feature(cj)) and confidence(cj, y), both (B, N)."""
+    def _content_scores(
+        self, x: Tensor, content0: Tensor, images: Tensor, content: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The two terms of line 10: cos(feature(c0), feature(cj)) and confidence(cj, y), both (B, N)."""
         B, N = images.shape[:2]
         features0, features, confidence = content0, content, images.new_zeros(B, N)
         if self.judge is not None:
-            of_candidates = self.judge.features(images.flatten(0, 1))
-            confidence = self.judge.confidence(of_candidates, y.repeat_interleave(N)).view(B, N)
+            candidate_features = self.judge.features(images.flatten(0, 1))
+            confidence = self.judge.confidence(candidate_features, y.repeat_interleave(N)).view(B, N)
             if self.hparams["content_feature"] == "classifier":
-                features0, features = self.judge.features(x), of_candidates
+                features0, features = self.judge.features(x), candidate_features
         return F.cosine_similarity(features0.reshape(B, 1, -1), features.reshape(B, N, -1), dim=-1), confidence

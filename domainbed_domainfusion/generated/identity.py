@@ -1,4 +1,4 @@
-"""Who a run is, as far as its generated images go: everything that decides them, in plain JSON values."""
+"""Identities: everything that a run's generated images or a candidate's latents depend on, as plain JSON values."""
 
 import json
 from importlib.metadata import version
@@ -17,15 +17,18 @@ from .digests import files_digest
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from ..diffusion.model import LatentDiffusion
 
-#: Arguments of train that change no image. All others do, by way of θ or of the pixels.
-FREE_ARGUMENTS = ("data_dir", "output_dir", "hparams", "skip_model_save", "save_model_every_checkpoint")
+#: Arguments of the train script that are not compared: they change no generated image, and the resolved hparams have an
+#: entry of their own. All other arguments change θ or the pixels.
+ARGUMENTS_LEFT_OUT = ("data_dir", "output_dir", "hparams", "skip_model_save", "save_model_every_checkpoint")
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "numpy", "pillow")
 LIBRARIES_OF_A_CANDIDATE = ("torch", "diffusers", "transformers")
 
 
 def run_identity(hparams: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The identity of the run in this process. Reads the diffusion model's weights once, to tell one from another."""
-    arguments = {name: value for name, value in vars(context.train_arguments()).items() if name not in FREE_ARGUMENTS}
+    """The identity of the run in this process. Reads the diffusion model's weights once, for their digest."""
+    arguments = {
+        name: value for name, value in vars(context.train_arguments()).items() if name not in ARGUMENTS_LEFT_OUT
+    }
     identity = {
         "arguments": arguments,
         "hparams": of_a_run(hparams),
@@ -37,7 +40,7 @@ def run_identity(hparams: dict[str, Any], device: torch.device) -> dict[str, Any
 
 
 def candidate_identity(hparams: dict[str, Any], ldm: "LatentDiffusion") -> dict[str, Any]:
-    """All that a candidate's latents depend on beside its image, its prompt and its seed."""
+    """Everything except image, prompt and seed that a candidate's latents depend on."""
     return {
         "ldm": model_identity(hparams)["sha256"],
         "dtype": str(ldm.dtype),
@@ -48,23 +51,25 @@ def candidate_identity(hparams: dict[str, Any], ldm: "LatentDiffusion") -> dict[
 
 
 def model_identity(hparams: dict[str, Any]) -> dict[str, str | None]:
-    """The diffusion model: the name it goes by, the revision, and a SHA-256 of its files and of its tiny decoder's."""
+    """The diffusion model: its name, its revision, and the SHA-256 of its files and of its tiny decoder's files."""
     path = resolve_source(hparams["ldm"], hparams["ldm_revision"])
     snapshot = path.name if path.parent.name == "snapshots" else None  # the hub's cache: snapshots/<commit>
     decoder = hparams["ldm_decoder"]
     return {
         "name": hparams["ldm"],
         "revision": snapshot or hparams["ldm_revision"],
-        "sha256": _digest(path),
-        "decoder_sha256": None if decoder is None else _digest(resolve_decoder(decoder, path)),
+        "sha256": _model_digest(path),
+        "decoder_sha256": None if decoder is None else _model_digest(resolve_decoder(decoder, path)),
     }
 
 
 def sources_of(in_splits: list, keys: list, class_names: list[str], prompts: list[str]) -> dict[str, Any]:
-    """What each image of the generate-dataset was made from.
+    """The source of each image of the generate-dataset, for `generate --run`. Returns
 
-    environments: by index into the host's dataset, a domain's name and, by index into it, the images' files (relative
-    to the dataset's folder) or "domain/index" where the host reads tensors; classes: folder names in label order.
+    environments: index into the host's dataset → {name of the domain, files: index into the domain → source}. A source
+    is the image file, relative to the dataset's folder. If the host reads tensors, it is "domain/index";
+    classes: in label order, the names of the class folders; class_names if the host reads tensors;
+    prompts: as given.
     """
     environments = {}
     for split, in_split in enumerate(in_splits):
@@ -83,6 +88,6 @@ def sources_of(in_splits: list, keys: list, class_names: list[str], prompts: lis
     return {"classes": list(classes), "prompts": prompts, "environments": environments}
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of a resolved model: of the files that decide what it computes, whatever else lies beside them."""
+def _model_digest(path: Path) -> str:
+    """SHA-256 of a resolved model: only of the files that are loaded, not of others in the same folder."""
     return files_digest(files_used(path), path)

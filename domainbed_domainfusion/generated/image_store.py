@@ -1,8 +1,8 @@
-"""The images of the generate-dataset: one preallocated block, written in place, that loader workers see as it changes.
+"""The images of the generate-dataset: one preallocated block, overwritten in place, that the loader workers share.
 
-A block up to IN_MEMORY bytes lies in memory. A larger one is a file in the job's folder that is mapped into memory: the
-system keeps there what fits and writes the rest to the disk. 410,000 images of 320 × 320 pixels are such a file of
-126 GB.
+A block of up to MOST_BYTES_IN_MEMORY lies in memory. A larger one is a memory-mapped file in the job's folder: the
+operating system keeps in memory as much as fits, and the rest on the disk. 410,000 images of 320 × 320 pixels make a
+file of 126 GB.
 """
 
 import mmap
@@ -17,30 +17,30 @@ import torch
 
 from ..errors import InputError
 
-IN_MEMORY = 2**31  # bytes
+MOST_BYTES_IN_MEMORY = 2**31  # bytes
 
 
 def store_bytes(images: int, size: int) -> int:
-    """Bytes of a store of so many images of size × size pixels."""
+    """Bytes of a store of `images` images of size × size pixels."""
     return images * 3 * size * size
 
 
-def is_file(images: int, size: int) -> bool:
-    """Whether the store of so many images is a file in place of memory."""
-    return store_bytes(images, size) > IN_MEMORY
+def is_on_disk(images: int, size: int) -> bool:
+    """Whether a store of `images` images of size × size pixels is a file, because it is too large for memory."""
+    return store_bytes(images, size) > MOST_BYTES_IN_MEMORY
 
 
 class ImageStore:
-    """`images`: (N, 3, size, size) uint8, shared with the processes that are forked from this one.
+    """`images`: (N, 3, size, size) uint8, in memory that this process shares with its loader workers.
 
     Args:
         count: N.
         size: pixels a side.
-        folder: where a block larger than IN_MEMORY lies; None for the system's temporary folder.
+        folder: for the file of a block larger than MOST_BYTES_IN_MEMORY; None for the system's temporary folder.
 
-    A file has no name where processes are forked, so it is gone with the last process that uses it, however that ends.
-    Where workers are started afresh (spawn), the file has a name until the store is collected, and a worker opens it.
-    Raises InputError if the disk has no room for the file.
+    Start method "fork": the file is unlinked as soon as it is mapped. So the system frees it when the last process that
+    uses it ends, even by a crash. Start method "spawn": there is always a file. It keeps its name, so that a worker can
+    open it, until this object is collected. Raises InputError if the disk has no room for the file.
     """
 
     def __init__(self, count: int, size: int, folder: str | Path | None = None):
@@ -48,7 +48,7 @@ class ImageStore:
         self.path: str | None = None
         length = max(1, store_bytes(count, size))
         forks = multiprocessing.get_start_method() == "fork"
-        if forks and not is_file(count, size):
+        if forks and not is_on_disk(count, size):
             self._map(-1, length)
             return
         check_space(folder, length)
@@ -65,7 +65,7 @@ class ImageStore:
             weakref.finalize(self, os.unlink, path)
 
     def _map(self, handle: int, length: int) -> None:
-        self._block = mmap.mmap(handle, length)  # shared, so that a forked process sees what is written later
+        self._block = mmap.mmap(handle, length)  # a shared mapping: forked processes see later writes
         flat = torch.frombuffer(self._block, dtype=torch.uint8)
         self.images = flat[: store_bytes(self.shape[0], self.shape[-1])].view(self.shape)
 

@@ -1,13 +1,13 @@
-"""Rounds of a run's generate-dataset, saved in its job folder: what was generated once is not generated again.
+"""Rounds of a run's generate-dataset, saved in its job folder, so that a restarted job does not generate them again.
 
-    generated/rounds/run.json                         who made them: the run's identity; and the sources of the images
-    generated/rounds/round-001/part-000.safetensors   up to PART images with their keys, labels and choices
-    generated/rounds/round-001/round.json             written last: the round is whole
+    generated/rounds/run.json                         the run's identity, and the sources of the images
+    generated/rounds/round-001/part-000.safetensors   up to IMAGES_PER_PART images with their keys, labels and choices
+    generated/rounds/round-001/round.json             written last: it marks a complete round
 
-The host starts an interrupted job again at step 0. A run with the same identity takes the saved parts in place of
-generating them, and ends as if it had not been interrupted: a part is used only if it was made by the same run, for the
-same round and step, from the same pixels. That helps where a cluster requeues the job's own command. It does not help
-after the host's `sweep delete_incomplete`, which removes the job folder and the saved rounds with it.
+The host restarts an interrupted job at step 0. A restarted run with the same identity reads the saved parts, and its
+result is the same as without the interruption. A part is used only if it comes from the same run, round and step, and
+from the same pixels. This helps if a cluster requeues the job's command. It does not help after the host's
+`sweep delete_incomplete`, because that removes the job folder together with the saved rounds.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ from ..files import write_atomically
 from .digests import tensors_digest
 
 FORMAT = 1
-PART = 512  # images in a file: an interruption loses no more than these
+IMAGES_PER_PART = 512  # images in a file, the most that an interruption loses
 FIELDS = ("images", "environment", "index", "label", "content", "style")
-SEEDS = "seeds"  # a field of parts whose seeds do not follow from the run's seed
+SEEDS = "seeds"  # an optional field: the seeds, if the candidates are shared by runs
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,23 @@ class Part:
 
     images: torch.Tensor  # (n, 3, S, S) uint8
     labels: torch.Tensor  # (n,) int64
-    content: torch.Tensor  # (n,) int64, the candidate that gave the content
-    style: torch.Tensor  # (n,) int64, the candidate that gave the style
-    seconds: float  # that it took to generate them
+    content: torch.Tensor  # (n,) int64, index of the candidate that gave the content
+    style: torch.Tensor  # (n,) int64, index of the candidate that gave the style
+    seconds: float  # generation time
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a part is made from: by whom, when, and the pixels."""
+    """The inputs from which a part is generated."""
 
     number: int  # the round, from 1
     step: int
-    part: int  # its place in the round
+    part: int  # its index in the round
     environments: list[int]
     indices: list[int]  # into the environments
-    images: torch.Tensor  # (n, 3, S, S) uint8, the versions before this round
+    images: torch.Tensor  # (n, 3, S, S) uint8, as they were before this round
     labels: torch.Tensor  # (n,) int64
-    seeds: list[list[int]] | None = None  # (n × N_c) of candidates that runs share; None: the run's own
+    seeds: list[list[int]] | None = None  # (n × N_c), if runs share these candidates; None: the run's own seeds
 
     def digest(self) -> str:
         keys = torch.tensor([self.environments, self.indices])
@@ -67,12 +67,14 @@ class SavedRounds:
 
     Args:
         job_folder: the run's output folder.
-        identity: all that decides what is generated, as plain JSON values; see `identity.run_identity`.
-        sources: what `generate --run` needs to name the images; plain JSON values.
-        keep: "all" rounds (an interrupted run then resumes), or the "last" (the dataset as it ended).
-        classifier: θ's digest at the moment; a difference is said, not refused, as sums on a GPU are not repeatable.
+        identity: everything that the generated images depend on, as plain JSON values; see `identity.run_identity`.
+        sources: the names that `generate --run` needs, as plain JSON values; see `identity.sources_of`.
+        keep: "all" rounds, or only the "last". With "all" an interrupted run resumes without generating again.
+        classifier: returns the digest of θ's current state. If a saved part has another digest, one line is printed and
+            the part is used: sums on a GPU are not repeatable bit for bit.
 
-    A save of another identity is set aside with one line. A damaged part is generated again with one line.
+    Rounds of a run with another identity are moved to another folder, with one printed line.
+    A damaged part is generated again, with one printed line.
     """
 
     def __init__(
@@ -85,23 +87,26 @@ class SavedRounds:
     ):
         self.folder = Path(job_folder, "generated", "rounds")
         self.keep, self.classifier = keep, classifier
-        self._run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._run_digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._writes = True
-        self._said_classifier = False
-        self._digest_at: tuple[int, str] = (0, "")  # θ's digest in the round at hand: no round changes θ
+        self._classifier_difference_printed = False
+        self._classifier_digest: tuple[int, str] = (
+            0,
+            "",
+        )  # (round, θ's digest in it); θ does not change within a round
         self._set_aside_others(identity)
         write_atomically(
             self.folder / "run.json", json.dumps({"format": FORMAT, "identity": identity, "sources": sources}, indent=1)
         )
 
     def check_space(self, rounds: int, images: int, size: int, beside: int = 0) -> None:
-        """Raise InputError, before anything is generated, if `rounds` rounds will not fit beside what is there.
+        """Raise InputError if `rounds` rounds do not fit on the disk. Called before anything is generated.
 
-        beside: bytes that the run will need on this disk for the generate-dataset itself.
+        Parts that are already saved are not counted again. beside: bytes on this disk for the image store.
         """
-        a_round = images * (3 * size * size + 64)
-        most = a_round * min(rounds, 2)  # with "last": it is whole before the one before goes
-        needed = a_round * rounds if self.keep == "all" else most
+        round_bytes = images * (3 * size * size + 64)
+        last_bytes = round_bytes * min(rounds, 2)  # with "last": a round is complete before the previous one is deleted
+        needed = round_bytes * rounds if self.keep == "all" else last_bytes
         needed -= sum(path.stat().st_size for path in self.folder.rglob("*.safetensors"))
         needed += beside
         free = shutil.disk_usage(self.folder).free
@@ -109,11 +114,11 @@ class SavedRounds:
             raise InputError(
                 f"Saving the generated images ({rounds} rounds of {images}) takes {needed / 1e9:.1f} GB "
                 f"more, but {self.folder} has {free / 1e9:.1f} GB free: free some space, or set the "
-                f'hparam save_generated to "last" ({most / 1e9:.1f} GB) or "none".'
+                f'hparam save_generated to "last" ({last_bytes / 1e9:.1f} GB) or "none".'
             )
 
     def read(self, inputs: Inputs) -> Part | None:
-        """The part that was made from these inputs, or None; says in one line why a file that is there is not used."""
+        """The saved part for these inputs, or None. If a file exists and is not used, one line says why."""
         path = self._path(inputs.number, inputs.part)
         if not path.exists():
             return None
@@ -122,7 +127,7 @@ class SavedRounds:
         except ValueError as damage:
             print(f"{path} {damage}: its images are generated again.")
             return None
-        if metadata["made"] != self._made(inputs):
+        if metadata["made"] != self._inputs_record(inputs):
             print(f"{path} was made from other images or at another step: its images are generated again.")
             return None
         self._compare_classifier(metadata["classifier"], inputs)
@@ -131,7 +136,7 @@ class SavedRounds:
         )
 
     def write(self, inputs: Inputs, part: Part) -> None:
-        """Save a part. When the disk is full this says so in one sentence and the run goes on without saving."""
+        """Save a part. If the disk is full, one sentence is printed and the run goes on without saving."""
         tensors = {
             "images": part.images,
             "environment": torch.tensor(inputs.environments),
@@ -143,28 +148,28 @@ class SavedRounds:
         if inputs.seeds is not None:
             tensors[SEEDS] = torch.tensor(inputs.seeds)
         metadata = {
-            "made": self._made(inputs),
-            "classifier": self._classifier_in(inputs.number),
+            "made": self._inputs_record(inputs),
+            "classifier": self._classifier_digest_in(inputs.number),
             "seconds": str(part.seconds),
             "digest": tensors_digest(tensors),
         }
         self._write(self._path(inputs.number, inputs.part), safetensors.torch.save(tensors, metadata))
 
     def finish(self, number: int, step: int, parts: int, images: int) -> None:
-        """Mark a round as whole; with keep "last", earlier ones go."""
+        """Mark a round as complete. With keep "last", delete the earlier rounds."""
         folder = self._path(number, 0).parent
         record = {"round": number, "step": step, "parts": parts, "images": images}
         self._write(folder / "round.json", json.dumps(record))
         if self.keep == "last" and self._writes:
             for other in _round_folders(self.folder):
-                if _number(other) < number:
+                if _round_number(other) < number:
                     shutil.rmtree(other)
 
     def _path(self, number: int, part: int) -> Path:
         return self.folder / f"round-{number:03d}" / f"part-{part:03d}.safetensors"
 
-    def _made(self, inputs: Inputs) -> str:
-        return json.dumps([self._run, inputs.number, inputs.step, inputs.part, inputs.digest()])
+    def _inputs_record(self, inputs: Inputs) -> str:
+        return json.dumps([self._run_digest, inputs.number, inputs.step, inputs.part, inputs.digest()])
 
     def _write(self, path: Path, content: Any) -> None:
         if not self._writes:
@@ -175,21 +180,21 @@ class SavedRounds:
             self._writes = False
             print(f"{error} The run goes on; what it generates from here on is not saved.")
 
-    def _classifier_in(self, number: int) -> str:
-        if self._digest_at[0] != number:
-            self._digest_at = (number, self.classifier())
-        return self._digest_at[1]
+    def _classifier_digest_in(self, number: int) -> str:
+        if self._classifier_digest[0] != number:
+            self._classifier_digest = (number, self.classifier())
+        return self._classifier_digest[1]
 
     def _compare_classifier(self, saved: str, inputs: Inputs) -> None:
-        if saved != self._classifier_in(inputs.number) and not self._said_classifier:
-            self._said_classifier = True
+        if saved != self._classifier_digest_in(inputs.number) and not self._classifier_difference_printed:
+            self._classifier_difference_printed = True
             print(
                 f"At step {inputs.step} the classifier is not bit for bit the one that chose the saved images, as "
                 "happens where a device's sums are not repeatable: the saved images are used all the same."
             )
 
     def _set_aside_others(self, identity: dict[str, Any]) -> None:
-        """Move what another run saved here to a name of its own: nothing that was made is lost or mixed up."""
+        """Move the rounds of another run to a folder of a new name, so that they are neither used nor lost."""
         if not self.folder.exists():
             return
         try:
@@ -208,18 +213,16 @@ class SavedRounds:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a run saved, for reading only.
-
-    Raises InputError where there is nothing, or nothing whole.
-    """
+    """The saved rounds of a run, read-only."""
 
     folder: Path
     identity: dict[str, Any]
     sources: dict[str, Any]
-    rounds: dict[int, dict[str, int]]  # whole ones: number → round.json
+    rounds: dict[int, dict[str, int]]  # complete rounds only: number → content of round.json
 
     @classmethod
     def open(cls, job_folder: Path) -> "SavedRun":
+        """Read a job folder. Raises InputError if it has no complete round, damaged files or another format."""
         folder = Path(job_folder, "generated", "rounds")
         if not (folder / "run.json").is_file():
             raise InputError(
@@ -229,7 +232,7 @@ class SavedRun:
         try:
             run = json.loads((folder / "run.json").read_text())
             rounds = {
-                _number(path): json.loads((path / "round.json").read_text())
+                _round_number(path): json.loads((path / "round.json").read_text())
                 for path in _round_folders(folder)
                 if (path / "round.json").is_file()
             }
@@ -247,7 +250,7 @@ class SavedRun:
         return cls(folder, run["identity"], run["sources"], rounds)
 
     def parts(self, number: int) -> Iterator[dict[str, torch.Tensor]]:
-        """The tensors of each part of a round, by the names in FIELDS, and SEEDS where the part has them.
+        """The tensors of each part of a round, by the names in FIELDS; also SEEDS if the part has them.
 
         Raises InputError for a damaged part.
         """
@@ -262,11 +265,11 @@ class SavedRun:
 
 
 def read_part(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """A part's tensors and metadata; ValueError, with the reason, unless they are what was written."""
+    """A part's tensors and metadata. Raises ValueError, with the reason, if it is missing or its digest differs."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            names = (*FIELDS, SEEDS) if SEEDS in file.keys() else FIELDS  # noqa: SIM118 - no dict
+            names = (*FIELDS, SEEDS) if SEEDS in file.keys() else FIELDS  # noqa: SIM118 - not a dict
             tensors = {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError("is missing, damaged or only partly there") from error
@@ -279,12 +282,12 @@ def _round_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("round-*") if path.is_dir())
 
 
-def _number(round_folder: Path) -> int:
+def _round_number(round_folder: Path) -> int:
     return int(round_folder.name.removeprefix("round-"))
 
 
 def _difference(other: dict, identity: dict) -> str:
-    """The first thing in which two identities differ, as "lr: 0.001 there, 0.0005 here"."""
+    """The first difference between two identities, as "lr: 0.001 there, 0.0005 here"."""
     for group in sorted(set(other) | set(identity)):
         there, here = other.get(group), json.loads(json.dumps(identity.get(group)))
         if there == here:

@@ -1,4 +1,4 @@
-"""Shared first-round candidates: against the sampler without a cache, and by counting what reaches the U-Net."""
+"""Shared first-round candidates: compared with the sampler without a cache, and by counting the U-Net's rows."""
 
 import json
 import os
@@ -34,7 +34,7 @@ LABELS = torch.tensor([2, 0, 3])
 
 @pytest.fixture
 def rows(monkeypatch) -> list[int]:
-    """Rows of every U-Net call, in order."""
+    """The number of rows of every U-Net call, in order."""
     seen, predict = [], LatentDiffusion.predict_noise
     monkeypatch.setattr(
         LatentDiffusion,
@@ -46,7 +46,7 @@ def rows(monkeypatch) -> list[int]:
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """As the store gives them: 256 levels."""
+    """Images of 256 levels in [-1, 1], as the store gives them."""
     return pixels.from_store(torch.randint(256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0)))
 
 
@@ -92,7 +92,7 @@ def test_five_candidates_after_three_cost_two(cache, images, rows):
 
 
 def test_some_images_missing_and_another_order(cache, images, rows):
-    """Three candidates of image 1, none of image 2, one of image 0: five are made, each in its place."""
+    """Cached: three candidates of image 1, one of image 0, none of image 2. Five are generated, each in its place."""
     one = slice(1, 2)
     cache().sample(images[one], LABELS[one], seeds_of(images[one], LABELS[one], 3))
     cache().sample(images[:1], LABELS[:1], seeds_of(images[:1], LABELS[:1], 1))
@@ -123,7 +123,7 @@ def test_another_setting_finds_nothing(cache, images, rows, change):
     cache().sample(images, LABELS, seeds_of(images, LABELS, 2))
     rows.clear()
     other = cache(**change)
-    other.sample(images, LABELS, seeds_of(images, LABELS, 2))  # the seeds as they were, whatever the template
+    other.sample(images, LABELS, seeds_of(images, LABELS, 2))  # the same seeds, also with another template
     assert rows and len(list(other.folder.rglob("*.safetensors"))) == 12
 
 
@@ -210,7 +210,7 @@ def test_a_folder_that_is_a_file(cache, tmp_path):
 
 @pytest.fixture
 def run(host_run, tiny_ldm, monkeypatch):
-    """A run with a seed of its own; LD is off, so that whatever reaches the U-Net is generation."""
+    """A run with a given seed. LD is off, so every U-Net call belongs to generation."""
 
     def make(seed=0, test_env=0, **hparams):
         monkeypatch.setattr(context.TrainingContext, "seed", seed)
@@ -232,14 +232,17 @@ def run(host_run, tiny_ldm, monkeypatch):
 
 @pytest.fixture
 def sampled(monkeypatch):
-    """Latents of every batch of candidates that was decoded."""
+    """The latents of every decoded batch of candidates."""
     seen, decode = [], CandidateSampler.decode
     monkeypatch.setattr(CandidateSampler, "decode", lambda self, latents: seen.append(latents) or decode(self, latents))
     return seen
 
 
 def test_a_second_run_generates_nothing_in_its_first_round(run, tmp_path, rows, sampled):
-    """Another run seed, another θ: the same candidates without a call of the U-Net; its second round is its own."""
+    """With another run seed and another θ, the first round has the same candidates and calls no U-Net.
+
+    The second round generates: it depends on θ.
+    """
     first = run(seed=1, candidate_cache=str(tmp_path))
     first.update(5)
     assert first.algorithm.generate_dataset.rounds == 2 and sum(rows) == 2 * 35 * 3 * 2 * 2
@@ -248,7 +251,7 @@ def test_a_second_run_generates_nothing_in_its_first_round(run, tmp_path, rows, 
     second = run(seed=2, candidate_cache=str(tmp_path), lr=5e-3)
     second.update(1)
     assert rows == []
-    # the generate-dataset's order is the run's: each candidate of the one run is somewhere in the other's
+    # Each run orders its generate-dataset by its own seed. So the candidates are compared as sets.
     together = [
         {tuple(latents.flatten().tolist()) for latents in torch.cat(part).flatten(0, 1)}
         for part in (one[: len(sampled)], sampled)
@@ -260,7 +263,7 @@ def test_a_second_run_generates_nothing_in_its_first_round(run, tmp_path, rows, 
 
 
 def test_null_is_a_run_without_it(run, rows, sampled, tmp_path):
-    """The seeds of a run are its own, as Algorithm 1's loop in test_dataset.py has them, and nothing is written."""
+    """The seeds follow from the run's seed, as in the plain loop of test_dataset.py, and nothing is written."""
     r = run(seed=3)
     assert r.hparams["candidate_cache"] is None
     r.update(1)
@@ -279,7 +282,10 @@ def test_null_is_a_run_without_it(run, rows, sampled, tmp_path):
 
 
 def test_the_test_environment_is_never_asked_for(run, tmp_path, monkeypatch):
-    """Its entries lie there, made by a run that trained on it; a run that tests on it reads and writes others."""
+    """A first run trains on the environment, so its entries are in the folder. A second run tests on it.
+
+    The second run reads and writes only entries of its own in-splits.
+    """
     run(test_env=1, candidate_cache=str(tmp_path)).update(1)
     before = set(tmp_path.rglob("*.safetensors"))
     read, original = [], CandidateCache._read

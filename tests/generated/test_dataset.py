@@ -19,13 +19,13 @@ from domainbed_domainfusion.generated.saved_rounds import SavedRounds, SavedRun,
 from domainbed_domainfusion.seeding import seed_of
 
 
-def held_by(store: GenerateDataset) -> dict:
-    """key -> its image as it stands."""
+def current_images(store: GenerateDataset) -> dict:
+    """key → its current image."""
     return {key: store.version(row)[0] for row, key in enumerate(store.keys)}
 
 
 def darken(images, labels, seeds, shared=False):
-    """A stand-in for lines 7 to 12 that shows what it was given: depends on the image, the label and every seed."""
+    """A stand-in for lines 7 to 12. Its result depends on the image, the label and every seed."""
     share = torch.tensor([[seed % 1000 / 1000 for seed in row] for row in seeds]).mean(1)
     made = images * 0.5 + (share - 0.5).view(-1, 1, 1, 1) * 0.3 + labels.view(-1, 1, 1, 1) * 0.05
     return Generated(made.clamp(-1, 1), labels % 3, torch.zeros_like(labels))
@@ -67,7 +67,7 @@ def test_the_result_does_not_depend_on_the_batch(dataset):
     stores = [dataset(), dataset()]
     for store, batch_size in zip(stores, (1, 7)):
         store.refresh(0, darken, batch_size)
-    assert equal(*stores)
+    assert same_images(*stores)
 
 
 def test_a_budget_is_a_seeded_part_that_every_round_updates(dataset):
@@ -76,9 +76,9 @@ def test_a_budget_is_a_seeded_part_that_every_round_updates(dataset):
     assert store.keys == dataset(budget=7).keys != dataset(budget=7, seed=4).keys
     assert set(store.keys) <= set(dataset(budget=0).keys)
     for number in (1, 2):
-        before = held_by(store)
+        before = current_images(store)
         assert store.refresh(number, darken, 3) == 7
-        assert not any(torch.equal(image, before[key]) for key, image in held_by(store).items())
+        assert not any(torch.equal(image, before[key]) for key, image in current_images(store).items())
 
 
 def test_minibatches_come_from_every_domain_and_are_seeded_by_the_step(dataset):
@@ -106,7 +106,7 @@ def test_only_in_splits_are_read(dataset, host_run):
 
 def test_the_gallery_holds_the_versions_and_counts_the_choices(dataset, tmp_path):
     store = dataset(budget=8, gallery=Gallery(str(tmp_path), 2, ["zero", "one", "two", "three"]))
-    originals = held_by(store)
+    originals = current_images(store)
     for number in (1, 2):
         store.refresh(step=10 * number, generate=darken, batch_size=4)
     index = json.loads((tmp_path / "generated" / "gallery.json").read_text())
@@ -115,7 +115,7 @@ def test_the_gallery_holds_the_versions_and_counts_the_choices(dataset, tmp_path
         assert [(v["round"], v["step"]) for v in entry["versions"]] == [(0, 0), (1, 10), (2, 20)]
         environment, number = entry["key"].removeprefix("env").split("-")
         key = (int(environment) - 1, int(number))
-        for version, expected in ((0, originals[key]), (2, held_by(store)[key])):
+        for version, expected in ((0, originals[key]), (2, current_images(store)[key])):
             with Image.open(tmp_path / "generated" / entry["versions"][version]["file"]) as image:
                 assert torch.equal(pixels.stored_version(image, 32), expected)
     mixed = index["choices"]["mixed"]
@@ -143,8 +143,8 @@ def test_the_gallery_asks_for_the_confidence_of_what_it_keeps_only(dataset, tmp_
 
 @pytest.fixture
 def saving(dataset, tmp_path, monkeypatch):
-    """Makes a store that saves to tmp_path, in parts of at most 16 images."""
-    monkeypatch.setattr(dataset_module, "PART", 16)
+    """Makes generate-datasets that save their rounds to tmp_path, in parts of at most 16 images."""
+    monkeypatch.setattr(dataset_module, "IMAGES_PER_PART", 16)
 
     def make(identity=None, keep="all", classifier="as it was", **options):
         identity = identity or {"hparams": {"lr": 0.1}}
@@ -156,12 +156,12 @@ def saving(dataset, tmp_path, monkeypatch):
     return make
 
 
-def never(images, labels, seeds, shared):
+def must_not_generate(images, labels, seeds, shared):
     raise AssertionError("generated again")
 
 
-def equal(a, b) -> bool:
-    a, b = held_by(a), held_by(b)
+def same_images(a, b) -> bool:
+    a, b = current_images(a), current_images(b)
     return a.keys() == b.keys() and all(torch.equal(image, b[key]) for key, image in a.items())
 
 
@@ -171,8 +171,8 @@ def test_saved_rounds_are_taken_in_place_of_generating_them(saving, dataset, tmp
         plain.refresh(number, darken, 5)
         first.refresh(number, darken, 5)
     for number in (1, 2):
-        assert again.refresh(number, never, 5) == 35
-    assert equal(plain, first) and equal(first, again) and capsys.readouterr().out == ""
+        assert again.refresh(number, must_not_generate, 5) == 35
+    assert same_images(plain, first) and same_images(first, again) and capsys.readouterr().out == ""
     assert torch.equal(first.minibatch(7)[0], again.minibatch(7)[0])
     assert again.seconds_saved == pytest.approx(
         sum(float(read_part(path)[1]["seconds"]) for path in (tmp_path / "generated/rounds/round-002").glob("part-*"))
@@ -182,7 +182,7 @@ def test_saved_rounds_are_taken_in_place_of_generating_them(saving, dataset, tmp
 
 def test_the_gallery_of_a_resumed_run_is_the_same(saving, tmp_path):
     texts = []
-    for generate in (darken, never):
+    for generate in (darken, must_not_generate):
         store = saving(gallery=Gallery(str(tmp_path), 2, ["zero", "one", "two", "three"]))
         store.refresh(3, generate, 5)
         texts.append((tmp_path / "generated" / "gallery.json").read_text())
@@ -204,7 +204,7 @@ def test_a_run_stopped_inside_a_round_goes_on_there(saving, dataset):
     calls.clear()
     again.refresh(4, lambda *batch: calls.append(len(batch[0])) or darken(*batch), 5)
     plain.refresh(4, darken, 5)
-    assert calls == [5, 5, 5, 5] and equal(plain, again)  # of 35 images, the first part of 15 was whole
+    assert calls == [5, 5, 5, 5] and same_images(plain, again)  # 35 images, and the first part of 15 was saved
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_damaged_part_is_generated_again_with_one_line(saving, tmp_path, capsy
     path.write_bytes(damage(whole))
     again, made = saving(), []
     again.refresh(0, lambda *batch: made.append(len(batch[0])) or darken(*batch), 5)
-    assert sum(made) == 15 and equal(first, again)
+    assert sum(made) == 15 and same_images(first, again)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and str(path) in lines[0] and lines[0].endswith("its images are generated again.")
     assert read_part(path)[0]["images"].shape == (15, 3, 32, 32)
@@ -240,7 +240,7 @@ def test_what_another_run_saved_is_never_used_and_not_lost(saving, tmp_path, cap
         "rounds-set-aside-1 now.\n"
     )
     with pytest.raises(AssertionError, match="generated again"):
-        other.refresh(0, never, 5)
+        other.refresh(0, must_not_generate, 5)
     assert len(list((tmp_path / "generated" / "rounds-set-aside-1").rglob("part-*"))) == 3
     (rounds / "run.json").write_text("{")
     saving(identity={"hparams": {"lr": 0.2}})
@@ -250,19 +250,19 @@ def test_what_another_run_saved_is_never_used_and_not_lost(saving, tmp_path, cap
 def test_a_part_of_other_pixels_or_of_another_step_is_generated_again(saving, dataset, capsys):
     saving().refresh(0, darken, 5)
     with pytest.raises(AssertionError, match="generated again"):
-        saving().refresh(1, never, 5)
+        saving().refresh(1, must_not_generate, 5)
     assert "at another step" in capsys.readouterr().out
     changed = saving()
     image, _ = changed.in_splits[0].source[changed.keys[0][1]]
-    image += 0.1  # in place: the data on disk has changed
+    image += 0.1  # in place, as if the data on disk had changed
     with pytest.raises(AssertionError, match="generated again"):
-        changed.refresh(0, never, 5)
+        changed.refresh(0, must_not_generate, 5)
     assert "made from other images" in capsys.readouterr().out
 
 
 def test_another_classifier_is_said_once(saving, capsys):
     saving().refresh(5, darken, 5)
-    saving(classifier="a bit off").refresh(5, never, 5)
+    saving(classifier="a bit off").refresh(5, must_not_generate, 5)
     assert capsys.readouterr().out.count("At step 5 the classifier is not bit for bit the one") == 1
 
 
@@ -274,7 +274,7 @@ def test_last_keeps_one_round(saving, tmp_path):
     run = SavedRun.open(tmp_path)
     assert run.rounds == {3: {"round": 3, "step": 3, "parts": 3, "images": 35}}
     held = torch.cat([part["images"] for part in run.parts(3)])
-    assert torch.equal(held, torch.stack(list(held_by(store).values())))
+    assert torch.equal(held, torch.stack(list(current_images(store).values())))
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on(saving, dataset, tmp_path, capsys, monkeypatch):
@@ -290,7 +290,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on(saving, dataset, tmp_pa
     store.refresh(3, darken, 5)
     for number in (1, 2, 3):
         plain.refresh(number, darken, 5)
-    assert equal(plain, store)
+    assert same_images(plain, store)
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and "No space left on device" in out
     assert out.endswith("The run goes on; what it generates from here on is not saved.\n")
@@ -311,8 +311,8 @@ def test_images_in_another_memory_format_are_saved(saving):
 
     first, again = saving(budget=5), saving(budget=5)
     first.refresh(0, channels_last, 8)
-    again.refresh(0, never, 8)
-    assert equal(first, again)
+    again.refresh(0, must_not_generate, 8)
+    assert same_images(first, again)
 
 
 def test_a_folder_without_saved_rounds_is_refused(saving, tmp_path):
@@ -328,7 +328,7 @@ def test_a_folder_without_saved_rounds_is_refused(saving, tmp_path):
 
 
 def test_balanced_minibatches_draw_every_class_equally_often(dataset):
-    """Of 35 images one class is made rare: by the host's weights it is still a quarter of what is drawn."""
+    """Class 3 is made rare among 35 images. With the host's weights every class of a domain is drawn equally often."""
     store = dataset()
     balanced = GenerateDataset(store.in_splits, 32, store.pixel_range, seed=3, budget=0, candidates=3, balanced=True)
     for each in (store, balanced):
@@ -349,7 +349,7 @@ def test_balanced_minibatches_draw_every_class_equally_often(dataset):
 
 
 def test_a_round_begins_wherever_an_epoch_with_its_number_does():
-    """Against a loop over epochs: epoch i begins at the first step at or after (i - 1) epochs' length."""
+    """Compared with a loop over epochs: epoch i begins at the first step at or after i - 1 epoch lengths."""
     for length in (0.3, 0.5, 0.9, 1.0, 1.7, 3.2, 4.0):
         for interval in (1, 2, 3, 5):
             begins = {math.ceil((i - 1) * length - 1e-9) for i in range(1, 200) if i % interval == 0}

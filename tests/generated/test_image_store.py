@@ -1,4 +1,4 @@
-"""The block of images: in memory or in a file, shared with forked and started processes, in a small memory."""
+"""The image store: in memory or in a file, shared with forked and spawned processes, and with bounded memory."""
 
 import os
 import pickle
@@ -17,7 +17,7 @@ from domainbed_domainfusion.generated.image_store import ImageStore
 @pytest.fixture(params=["memory", "file"])
 def kind(request, monkeypatch):
     if request.param == "file":
-        monkeypatch.setattr(image_store, "IN_MEMORY", 0)
+        monkeypatch.setattr(image_store, "MOST_BYTES_IN_MEMORY", 0)
     return request.param
 
 
@@ -58,14 +58,14 @@ def test_a_store_in_memory_is_not_copied_by_accident():
 
 
 def test_a_full_disk_is_said_before_anything_is_written(monkeypatch, tmp_path):
-    monkeypatch.setattr(image_store, "IN_MEMORY", 0)
+    monkeypatch.setattr(image_store, "MOST_BYTES_IN_MEMORY", 0)
     with pytest.raises(InputError, match=r"The generated images take 30720000.0 GB, but .* GB free: free some space"):
         ImageStore(10**11, 320, tmp_path)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the memory of this process is read from /proc")
 def test_410_000_images_run_in_a_small_memory(tmp_path):
-    """DomainNet's count, 8 pixels a side, two rounds in a file: the process itself holds 250 MB more at most."""
+    """DomainNet's number of images at 8 × 8 pixels, two rounds, in a file. The process grows by less than 250 MB."""
     code = """
         import resource, sys, torch
         from torch.utils.data import Dataset
@@ -75,7 +75,7 @@ def test_410_000_images_run_in_a_small_memory(tmp_path):
         from domainbed_domainfusion.hosting.context import InSplit
 
         N, SIZE = 410_000, 8
-        image_store.IN_MEMORY = 0
+        image_store.MOST_BYTES_IN_MEMORY = 0
 
         class Source(Dataset):
             def __getitem__(self, index):

@@ -1,4 +1,4 @@
-"""A made-up hparam of every kind: which keys and identities it changes follows from its row and from nothing else."""
+"""A made-up hparam of every kind: its row alone decides which keys and identities it changes."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from domainbed_domainfusion.runs import generate
 
 
 def identities(values: dict) -> dict[str, object]:
-    """Everything that is looked up by a digest or compared, for these hparams of DomainFusion."""
+    """Every identity that is derived from the hparams of a DomainFusion run."""
     ldm = LatentDiffusion.load("pocket", device="cpu")
     job = counting.Job({"dataset": "DigitStyles", "algorithm": "DomainFusion"}, values, 10, 2, 100)
     model = {"name": "pocket", "revision": None, "sha256": "1"}
@@ -25,7 +25,7 @@ def identities(values: dict) -> dict[str, object]:
 
 @pytest.fixture
 def changed(monkeypatch):
-    """Which identities differ between two values of a made-up hparam with this row."""
+    """Returns the identities that differ between two values of a made-up hparam with the given row."""
 
     def compare(changes: tuple[str, ...], time: str = hparam.NO_TIME) -> set[str]:
         row = hparam.Hparam(
