@@ -1,4 +1,4 @@
-"""`domainfusion generate`: generated images for anyone's own training, of a run or of a folder without training."""
+"""`domainfusion generate`: an image folder of generated images, from a run's saved rounds or from your own images."""
 
 import json
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ from ..seeding import seed_of
 from .generated_folder import GeneratedFolder, folder_names, png_names
 from .trained_model import TrainedModel
 
-#: Entries of the provenance that stand in place of an hparam; see `Hparam.recorded_as`.
+#: Columns of the provenance that record an hparam under another name; see `Hparam.recorded_as`.
 RECORDED = ("model", "revision", "prompt")
-#: Line 10 where there is no θ to ask: the content that looks most like the original, whatever its class.
+#: The hparams of line 10 if there is no θ: content is chosen by its similarity to the original alone.
 WITHOUT_CLASSIFIER = {"content_weight": 1.0, "content_feature": "content"}
 
 
 def generate_from_run(job_folder: Path, output: Path, number: int | None = None) -> None:
-    """Write the generate-dataset of a run, as it was after round `number` (default: the last saved), to `output`.
+    """Write a run's generate-dataset after round `number` to the folder `output`. Default: the last saved round.
 
-    Raises InputError if the run saved no such round, or if a part of it is damaged.
+    Raises InputError if the run did not save this round, or if a part of it is damaged.
     """
     run = SavedRun.open(job_folder)
     number = number or max(run.rounds)
@@ -47,7 +47,7 @@ def generate_from_run(job_folder: Path, output: Path, number: int | None = None)
     settings = settings_of(values, run.identity["ldm"])
     classes, environments = folder_names(run.sources["classes"]), run.sources["environments"]
     names = dict(zip(environments, folder_names(environment["name"] for environment in environments.values())))
-    files = {key: _files_of(environment["files"]) for key, environment in environments.items()}
+    files = {key: _png_names_of(environment["files"]) for key, environment in environments.items()}
     with tqdm(total=run.rounds[number]["images"], desc=f"round {number}", unit="image", disable=None) as progress:
         for part in run.parts(number):
             keys = zip(part["environment"].tolist(), part["index"].tolist())
@@ -81,10 +81,14 @@ def generate_from_folder(
 ) -> None:
     """Generate from every image of data/environment/class/image, without training: Algorithm 1, lines 7 to 12.
 
-    given: hparams by the names of the table, over its defaults. classifier: a model.pkl, θ of line 10; without one
-    content is chosen by its likeness to the original alone (WITHOUT_CLASSIFIER). rounds: how often, each round from
-    the result of the one before. Each candidate is seeded by (seed, the image's path in `data`, round, candidate).
-    Run again to continue after an interruption: images that are there are kept. Raises InputError for bad input.
+    Args:
+        given: hparams that replace the defaults of DomainFusion's table.
+        classifier: a model.pkl with θ of line 10. Without it content is chosen by its similarity to the original alone
+            (WITHOUT_CLASSIFIER).
+        rounds: the number of rounds. Each round starts from the images of the round before.
+        seed: each candidate is seeded by (seed, the image's path in `data`, round, candidate).
+
+    An interrupted call can be repeated: images that are already written are kept. Raises InputError for bad input.
     """
     environments = sorted(entry.name for entry in data.iterdir() if entry.is_dir()) if data.is_dir() else []
     checks.check_image_folder(str(data), environments or ["environment"])
@@ -106,14 +110,14 @@ def generate_from_folder(
             "content": None,
             "style": None,
             "run_seed": seed,
-            "seeds": _seeds(seed, source, rounds, generation.candidates),
+            "seeds": _candidate_seeds(seed, source, rounds, generation.candidates),
             **settings,
         }
 
-    rows = [row_of(*image) for image in _images(data, environments, folders)]
+    rows = [row_of(*image) for image in _list_images(data, environments, folders)]
     with tqdm(total=len(rows), desc="generating", unit="image", disable=None) as progress:
         for start in range(0, len(rows), values["generation_batch"]):
-            batch = rows[start : start + values["generation_batch"]]  # the same batches whatever is there already
+            batch = rows[start : start + values["generation_batch"]]  # the same batches also after an interruption
             missing = [not folder.holds(row) for row in batch]
             if any(missing):
                 y = torch.tensor([labels[folders[0].class_to_idx[row["class"]]] for row in batch])
@@ -123,7 +127,7 @@ def generate_from_folder(
 
 
 def settings_of(values: dict[str, Any], ldm: dict[str, Any]) -> dict[str, Any]:
-    """Provenance that all images share: the diffusion model, and the hparams that decide an image."""
+    """The provenance that all images share: the diffusion model, and the hparams that change a generated image."""
     settings = table.of_a_generated_image(values, RECORDED)
     return {"model": ldm["name"], "revision": ldm["revision"], "model_sha256": ldm["sha256"], **settings}
 
@@ -143,7 +147,7 @@ def _generate_batch(
         [pixels.stored_version(datasets.folder.pil_loader(str(data / row["source"])), size) for row in batch]
     )
     for number in range(1, rounds + 1):
-        seeds = [_seeds(seed, row["source"], number, generation.candidates) for row in batch]
+        seeds = [_candidate_seeds(seed, row["source"], number, generation.candidates) for row in batch]
         made = generation(pixels.from_store(images), y, seeds)
         images = pixels.to_store(made.images)
     for row, image, content, style, wanted in zip(batch, images, made.content.tolist(), made.style.tolist(), missing):
@@ -155,20 +159,20 @@ def _digest(file: Path) -> str:
     return files_digest([file], file)
 
 
-def _seeds(seed: int, source: str, number: int, candidates: int) -> list[int]:
+def _candidate_seeds(seed: int, source: str, number: int, candidates: int) -> list[int]:
     return [seed_of(seed, "generate", source, number, j) for j in range(candidates)]
 
 
-def _images(data: Path, environments: list[str], folders: list) -> Iterator[tuple[str, str, str, int]]:
-    """(environment, path in `data`, path of the PNG, index of the class folder) of every image."""
+def _list_images(data: Path, environments: list[str], folders: list) -> Iterator[tuple[str, str, str, int]]:
+    """For every image (environment, its path in `data`, path of its PNG in the output, index of the class folder)."""
     for environment, folder in zip(environments, folders):
         sources = [Path(path).relative_to(data).as_posix() for path, _ in folder.samples]
         for source, file, (_, index) in zip(sources, png_names(sources), folder.samples):
             yield environment, source, file, index
 
 
-def _files_of(sources: dict[str, str]) -> dict[str, str]:
-    """index → the PNG's name inside its class folder, from domain/class/image or domain/index."""
+def _png_names_of(sources: dict[str, str]) -> dict[str, str]:
+    """index → the PNG's name in its class folder. A source is domain/class/image or domain/index."""
     inside = {index: "/".join(Path(source).parts[2:]) or Path(source).name for index, source in sources.items()}
     return dict(zip(inside, png_names(list(inside.values()))))
 
@@ -176,7 +180,7 @@ def _files_of(sources: dict[str, str]) -> dict[str, str]:
 def _generation(
     given: dict[str, Any], classes: list[str], classifier: Path | None, device: torch.device
 ) -> tuple[Generation, list[int]]:
-    """Lines 7 to 12 with φ and, if there is one, the trained θ; and the label of each class folder."""
+    """Lines 7 to 12 with φ and with the trained θ (if a classifier is given), and the label of each class folder."""
     from ..diffusion.candidates import CandidateSampler  # here, because diffusers takes seconds to import
     from ..diffusion.prompted import PromptedModel
 
@@ -189,10 +193,10 @@ def _generation(
     values = {**host.hparams_registry.default_hparams("DomainFusion", "PACS"), **given}
     judge, labels = None, list(range(len(classes)))
     if classifier is None:
-        values = {**values, **_without_classifier(given)}
+        values = {**values, **_choice_without_classifier(given)}
     else:
         trained = TrainedModel.read(classifier)
-        labels = _labels(trained, classes)
+        labels = _labels_of_folders(trained, classes)
         names = [name for _, name in sorted(zip(labels, names))]
         judge = Judge.of(trained.algorithm(device, trained.evaluation_transform(), names), trained.pixel_range())
     values["class_names"] = names
@@ -202,8 +206,8 @@ def _generation(
     return Generation(CandidateSampler.of(model, values), judge, values), labels
 
 
-def _without_classifier(given: dict[str, Any]) -> dict[str, Any]:
-    """How content is chosen without θ; raises InputError if the given hparams ask for θ all the same."""
+def _choice_without_classifier(given: dict[str, Any]) -> dict[str, Any]:
+    """The hparams of line 10 without θ. Raises InputError if a given hparam needs θ."""
     if given.get("sampling_strategy") is False:
         return {}
     for name, value in WITHOUT_CLASSIFIER.items():
@@ -219,10 +223,15 @@ def _without_classifier(given: dict[str, Any]) -> dict[str, Any]:
     return WITHOUT_CLASSIFIER
 
 
-def _labels(trained: TrainedModel, classes: list[str]) -> list[int]:
-    """The classifier's label of each class folder: by name where it has names, else in sorted order, which is said."""
+def _labels_of_folders(trained: TrainedModel, classes: list[str]) -> list[int]:
+    """The classifier's label of each class folder: by class name, or in sorted order if the classifier has no names.
+
+    The second case prints a line. Raises InputError if the classes differ.
+    """
     names = trained.class_names()
-    if len(classes) != trained.num_classes or (names and sorted(map(_plain, names)) != sorted(map(_plain, classes))):
+    if len(classes) != trained.num_classes or (
+        names and sorted(map(_lower_case, names)) != sorted(map(_lower_case, classes))
+    ):
         raise InputError(
             f"{trained.path} was trained on {trained.num_classes} classes "
             f"({', '.join(names) if names else 'without names'}), but the folder has {len(classes)} "
@@ -231,8 +240,8 @@ def _labels(trained: TrainedModel, classes: list[str]) -> list[int]:
     if names is None:
         print(f"{trained.path} has no class names: its labels are taken to be the class folders in sorted order.")
         return list(range(len(classes)))
-    return [list(map(_plain, names)).index(_plain(name)) for name in classes]
+    return [list(map(_lower_case, names)).index(_lower_case(name)) for name in classes]
 
 
-def _plain(name: str) -> str:
+def _lower_case(name: str) -> str:
     return name.replace("_", " ").lower()

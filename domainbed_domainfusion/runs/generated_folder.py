@@ -1,7 +1,7 @@
-"""Generated images as an image folder, environment/class/image.png, that says of every image where it is from.
+"""Generated images as an image folder, environment/class/image.png, with the provenance of every image.
 
-Each PNG holds its own provenance as text, so what is there can be told from what is missing or was made otherwise, and
-`provenance.csv` is a table of what the PNGs say.
+Each PNG holds its provenance as text. So a later call sees which images exist and whether they have the same sources
+and settings. `provenance.csv` is a table of these texts.
 """
 
 import csv
@@ -18,15 +18,15 @@ from PIL import Image, PngImagePlugin
 from ..errors import InputError
 from ..files import write_atomically
 
-KEY = "domainfusion"  # of the PNG's text
+KEY = "domainfusion"  # keyword of the PNG's iTXt chunk
 TABLE = "provenance.csv"
 CHOICES = ("content", "style")  # known only once an image has been generated
 
 
 class GeneratedFolder:
-    """Writes images under `root`; images that are already there, from the same source and settings, are kept.
+    """Writes images below `root`. Existing images with the same source and settings are kept.
 
-    Raises InputError if `root` holds anything else than a folder of generated images.
+    Raises InputError if `root` exists and is not empty, and is not a folder of generated images.
     """
 
     def __init__(self, root: Path):
@@ -36,12 +36,12 @@ class GeneratedFolder:
             return
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise InputError(f"{root} is there and holds no generated images: give --output a new folder.")
-        write_atomically(root / TABLE, "file\n")  # from now on it is known as ours, however early the end
+        write_atomically(root / TABLE, "file\n")  # first, so that an interrupted call can be repeated here
 
     def holds(self, row: dict[str, Any]) -> bool:
-        """Whether the image `row["file"]` is there, whole, with this provenance (the choices aside).
+        """Whether the image `row["file"]` exists, is complete and has this provenance. CHOICES are not compared.
 
-        Raises InputError if it was made otherwise.
+        Raises InputError if its provenance differs.
         """
         found = read_provenance(self.root / row["file"])
         if found is None:
@@ -57,7 +57,7 @@ class GeneratedFolder:
         return True
 
     def write(self, row: dict[str, Any], image: torch.Tensor) -> None:
-        """Write (3, S, S) uint8 to `row["file"]`. Raises InputError if the disk is full; what is there stays."""
+        """Write (3, S, S) uint8 to `row["file"]`. Raises InputError if the disk is full. Existing files stay."""
         text = PngImagePlugin.PngInfo()
         text.add_itxt(KEY, json.dumps(row))
         png = io.BytesIO()
@@ -66,7 +66,7 @@ class GeneratedFolder:
         self.rows[row["file"]] = json.loads(json.dumps(row))
 
     def finish(self) -> None:
-        """Write provenance.csv, one row per image in the order of their names; say where a class is missing."""
+        """Write provenance.csv, one row per image, sorted by file. Print a line if an environment lacks a class."""
         rows = [self.rows[file] for file in sorted(self.rows)]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -84,7 +84,7 @@ class GeneratedFolder:
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """What an image says of itself, or None if it is not there or not whole."""
+    """The provenance in a PNG, or None if the file is missing or damaged."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -94,7 +94,7 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
 
 
 def folder_names(names: Iterable[str]) -> list[str]:
-    """One file-system name for each name, different from the others whatever the file system thinks of case."""
+    """A folder name for each name. All differ in more than case, because some file systems ignore case."""
     made: list[str] = []
     for name in names:
         plain = re.sub(r"[^\w .()+-]", "_", name).strip(" .") or "_"
@@ -106,7 +106,7 @@ def folder_names(names: Iterable[str]) -> list[str]:
 
 
 def png_names(sources: list[str]) -> list[str]:
-    """a/b.jpg → a/b.png; where two images differ in their suffix only, a/b.jpg.png."""
+    """a/b.jpg → a/b.png. If images differ only in suffix or case, the suffix is kept: a/b.jpg.png."""
     stems = [str(Path(source).with_suffix("")) for source in sources]
     seen: dict[str, int] = {}
     for stem in stems:

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import write_atomically
 from .trained_model import TrainedModel, load_image
 
-BATCH = 64  # as the host evaluates; an algorithm may look at its whole batch
+BATCH = 64  # the host's evaluation batch, because an algorithm's prediction may depend on the batch
 
 
 def predict(
@@ -27,9 +27,10 @@ def predict(
 ) -> None:
     """Print the `top` most probable classes of each image; write every class's probability to `output` (CSV).
 
-    images: files, and folders that are searched for images. Probabilities are the softmax of the algorithm's own
-    `predict` in eval mode, after the host's evaluation transform. No diffusion model is loaded but by algorithms that
-    are one. Raises InputError for a model, a name or an image that cannot be used; the other images come first.
+    images: files, and folders that are searched for images. The probabilities are the softmax of the algorithm's
+    `predict` in eval mode, after the host's evaluation transform. Only the zero-shot algorithms load a diffusion model.
+    Raises InputError for a model, a class name or an image that cannot be used. If some images cannot be read, the
+    others are predicted first.
     """
     trained = TrainedModel.read(model)
     paths = find_images(images)
@@ -65,7 +66,10 @@ def predict(
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
-    """The files, and every image in the folders, in order. Raises InputError for what is not there or holds none."""
+    """The given files, and every image in the given folders, in order.
+
+    Raises InputError for a path that does not exist and for a folder without images.
+    """
     found: list[Path] = []
     for path in given:
         if path.is_dir():
@@ -81,7 +85,10 @@ def find_images(given: Sequence[Path]) -> list[Path]:
 
 
 def names_for(trained: TrainedModel, given: list[str] | None, data_dir: str | None) -> list[str]:
-    """One name per class in label order: given, or the run's; label numbers if neither is to be had, which is said."""
+    """One name per class in label order: the given names, else the run's, else label numbers and a line on stderr.
+
+    Raises InputError if the number of given names is not the number of classes.
+    """
     if given and len(given) != trained.num_classes:
         raise InputError(
             f"--class_names has {len(given)} names, but {trained.path} tells {trained.num_classes} "
@@ -111,7 +118,7 @@ def table(predicted: list, names: list[str], top: int) -> str:
 
 
 def as_csv(predicted: list, names: list[str]) -> str:
-    """file, prediction, then a column per class."""
+    """The columns file and prediction, then one probability column per class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "prediction", *names])

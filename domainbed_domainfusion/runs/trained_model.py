@@ -1,8 +1,8 @@
 """A finished run's `model.pkl` of any algorithm of the host: its network, its evaluation transform, its class names.
 
-The host pickles plain values (dicts, lists, numbers, texts) and tensors. It is read with torch's `weights_only`
-unpickler, which builds these and, because the host draws some hparams with numpy, numpy's scalars; nothing else in the
-file is ever called, so a model from someone else cannot run code here.
+The host pickles plain values (dicts, lists, numbers, strings), tensors, and also numpy scalars, because it draws some
+hparams with numpy. The file is read with torch's `weights_only` unpickler, which builds only these types. It calls
+nothing else in the file, so an untrusted model cannot run code.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ NUMPY_SCALARS: list[Any] = [
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What `model.pkl` says."""
+    """The content of `model.pkl`."""
 
     path: Path
     args: dict[str, Any]  # of the train script
@@ -46,7 +46,7 @@ class TrainedModel:
 
     @classmethod
     def read(cls, path: Path) -> "TrainedModel":
-        """Read a `model.pkl`, or the one in a job folder. Raises InputError if it is not one."""
+        """Read a `model.pkl`, or the one in a job folder. Raises InputError if the file is not a model.pkl."""
         path = path / "model.pkl" if path.is_dir() else path
         if not path.is_file():
             raise InputError(
@@ -57,7 +57,7 @@ class TrainedModel:
             with torch.serialization.safe_globals(NUMPY_SCALARS):
                 content = torch.load(path, map_location="cpu", weights_only=True)
             values = [content[key] for key in KEYS]
-        except Exception as error:  # whatever an unpickler raises on bytes that are no pickle
+        except Exception as error:  # an unpickler may raise anything on bytes that are not a pickle
             called = re.search(r"GLOBAL (\S+)", str(error))
             why = f"it calls {called[1]}, and is not trusted" if called else f"{type(error).__name__}"
             raise InputError(
@@ -69,45 +69,52 @@ class TrainedModel:
 
     @property
     def dataset_class(self) -> Any:
-        """The host's dataset class of the run; raises InputError if this host does not know it."""
-        return _named(host.datasets, self.args["dataset"], host.datasets.MultipleDomainDataset, "dataset", self.path)
+        """The host's dataset class of the run. Raises InputError if this host does not have it."""
+        return _host_class(
+            host.datasets, self.args["dataset"], host.datasets.MultipleDomainDataset, "dataset", self.path
+        )
 
     def algorithm(self, device: torch.device, transform: Callable, class_names: list[str] | None = None) -> Any:
-        """The trained algorithm in eval mode, with no look for published weights or for DomainFusion's diffusion model.
+        """The trained algorithm in eval mode. Published weights and DomainFusion's diffusion model are not loaded.
 
-        transform: what its images come through; class_names: for algorithms that put them into prompts.
+        transform: the evaluation transform of its images. class_names: for algorithms that put them into prompts.
         Raises InputError if the state does not fit.
         """
-        context.dataset_built(_Evaluated(transform))
-        kind = _named(host.algorithms, self.args["algorithm"], host.algorithms.Algorithm, "algorithm", self.path)
+        context.dataset_built(_EvaluatedDataset(transform))
+        algorithm_class = _host_class(
+            host.algorithms, self.args["algorithm"], host.algorithms.Algorithm, "algorithm", self.path
+        )
+        name = algorithm_class.__name__
         try:
-            with _untrained():
-                algorithm = kind(self.input_shape, self.num_classes, self.num_domains, self._hparams(class_names))
+            with _without_published_weights():
+                algorithm = algorithm_class(
+                    self.input_shape, self.num_classes, self.num_domains, self._hparams(class_names)
+                )
             missing, unexpected = algorithm.load_state_dict(self.state, strict=False)
         except RuntimeError as error:
             raise InputError(
-                f"The weights in {self.path} do not fit this host's {kind.__name__} "
+                f"The weights in {self.path} do not fit this host's {name} "
                 f"({_first_line(error)}): use the versions and the host that trained it."
             ) from error
         if missing:
             raise InputError(
-                f"{self.path} lacks {missing[0]}, which this host's {kind.__name__} has: use the versions "
+                f"{self.path} lacks {missing[0]}, which this host's {name} has: use the versions "
                 "and the host that trained it."
             )
         if unexpected:
-            print(f"{self.path} holds more than {kind.__name__} predicts with (first: {unexpected[0]}): left out.")
+            print(f"{self.path} holds more than {name} predicts with (first: {unexpected[0]}): left out.")
         return algorithm.to(device).eval()
 
     def pixel_range(self, data_dir: str | None = None) -> pixels.PixelRange:
-        """What its classifier takes: the input shape, and the mean and deviation that its evaluation transform has."""
-        return pixels.PixelRange.of(self.input_shape, _Evaluated(self.evaluation_transform(data_dir)))
+        """The classifier's pixel range: its input shape, and mean and std of its evaluation transform."""
+        return pixels.PixelRange.of(self.input_shape, _EvaluatedDataset(self.evaluation_transform(data_dir)))
 
     def evaluation_transform(self, data_dir: str | None = None) -> Callable[[Image.Image], torch.Tensor]:
-        """PIL image → (C, H, W) as the host's evaluation gives it to the classifier.
+        """PIL image → (C, H, W), the classifier's input in the host's evaluation.
 
         Image folders: the host's own transform. Datasets of tensors (digits, Debug): resized to the input shape, in
-        [0, 1]. Others (WILDS, Spawrious, your own) are built from `data_dir` to see theirs; raises InputError if that
-        cannot be.
+        [0, 1]. Other datasets (WILDS, Spawrious, your own): the dataset is built from `data_dir`, and its transform is
+        taken. Raises InputError if it cannot be built.
         """
         if issubclass(self.dataset_class, host.datasets.MultipleEnvironmentImageFolder):
             return _image_folder_transform(self.hparams)
@@ -119,7 +126,7 @@ class TrainedModel:
             )
         except InputError:
             raise
-        except Exception as error:  # whatever a dataset raises without its data
+        except Exception as error:  # a dataset may raise anything if its data is missing
             raise InputError(
                 f"{self.args['dataset']} keeps its transform with its data, and cannot be built "
                 f"({_first_line(error)}): give --data_dir."
@@ -127,17 +134,20 @@ class TrainedModel:
         return pixels.transform_of(dataset.datasets[0]) or self._tensor_transform
 
     def class_names(self, data_dir: str | None = None) -> list[str] | None:
-        """In label order: the hparam's, the dataset's, or its class folders' if they are still there; else None."""
+        """The class names in label order, or None.
+
+        They come from the hparam class_names, else from the dataset class, else from the class folders on the disk.
+        """
         names = self.hparams.get("class_names") or context.stated_class_names(self.dataset_class)
         data_dir = data_dir or self.args["data_dir"]
         if names is None and issubclass(self.dataset_class, host.datasets.MultipleEnvironmentImageFolder) and data_dir:
             folder = self._dataset_folder(data_dir)
-            environments = _folders(folder) if folder and os.path.isdir(folder) else []
-            names = _folders(os.path.join(folder, environments[-1])) if folder and environments else None
+            environments = _subfolders(folder) if folder and os.path.isdir(folder) else []
+            names = _subfolders(os.path.join(folder, environments[-1])) if folder and environments else None
         return list(names) if names and len(names) == self.num_classes else None
 
     def _hparams(self, class_names: list[str] | None) -> dict[str, Any]:
-        """The run's, but for what only training needs: other weights to start from, DomainFusion's diffusion model."""
+        """The run's hparams without what only training needs: pretrained weights and DomainFusion's diffusion model."""
         values = dict(self.hparams)
         if values.get("backbone", "host") != "host":
             values["pretrained"] = False
@@ -154,55 +164,55 @@ class TrainedModel:
         return shape.to_classifier(pixels.from_store(stored[None]))[0]
 
     def _dataset_folder(self, data_dir: str) -> str | None:
-        """root/<environment>/<class> as the dataset's class names it to the host, found without reading it."""
+        """The root folder that the dataset class passes to MultipleEnvironmentImageFolder. No image is read."""
 
         def stop(instance, root, *args, **kwargs):
-            raise _Root(root)
+            raise _RootFound(root)
 
-        with _replaced(host.datasets.MultipleEnvironmentImageFolder, __init__=stop):
+        with _patched(host.datasets.MultipleEnvironmentImageFolder, __init__=stop):
             try:
                 self.dataset_class(data_dir, [], self.hparams)
-            except _Root as found:
+            except _RootFound as found:
                 return found.args[0]
         return None
 
 
-class _Evaluated:
-    """Stands for the run's dataset: all that an algorithm may learn from it here is the transform."""
+class _EvaluatedDataset:
+    """A stand-in for the run's dataset, with the transform alone: an algorithm needs nothing else for predictions."""
 
     def __init__(self, transform: Callable):
         self.transform = transform
         self.datasets = [self]
 
 
-class _Root(Exception):
-    """Carries a dataset's folder out of its constructor."""
+class _RootFound(Exception):
+    """Raised inside a dataset's constructor, with the dataset's root folder."""
 
 
 def load_image(path: Path) -> Image.Image:
-    """The whole image in RGB. Raises ValueError, with the reason, if it cannot be read or only in part."""
-    with _replaced(ImageFile, LOAD_TRUNCATED_IMAGES=False):  # the host accepts half an image; a prediction should not
+    """The image in RGB. Raises ValueError, with the reason, if it cannot be read completely."""
+    with _patched(ImageFile, LOAD_TRUNCATED_IMAGES=False):  # the host accepts truncated images
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for files it cannot decode
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for files that it cannot decode
             raise ValueError(_first_line(error)) from error
 
 
 def _image_folder_transform(hparams: dict[str, Any]) -> Callable:
-    """What the host's image-folder class gives to a test environment: asked of it, over folders of one empty file."""
+    """The host's transform of a test environment, taken from its image-folder class over folders of one empty file."""
     folder_class = host.datasets.MultipleEnvironmentImageFolder
-    init = getattr(folder_class.__init__, "__wrapped__", folder_class.__init__)  # without our check of every image
+    init = getattr(folder_class.__init__, "__wrapped__", folder_class.__init__)  # without our check of the images
     with tempfile.TemporaryDirectory() as root:
         for environment in ("0", "1"):
             Path(root, environment, "0").mkdir(parents=True)
             Path(root, environment, "0", "0.png").touch()
-        asked = object.__new__(folder_class)
-        init(asked, root, [0, 1], False, hparams)
-        return asked.datasets[0].transform
+        probe = object.__new__(folder_class)
+        init(probe, root, [0, 1], False, hparams)
+        return probe.datasets[0].transform
 
 
-def _named(module: Any, name: str, base: type, kind: str, path: Path) -> type:
+def _host_class(module: Any, name: str, base: type, kind: str, path: Path) -> type:
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InputError(
@@ -213,22 +223,22 @@ def _named(module: Any, name: str, base: type, kind: str, path: Path) -> type:
 
 
 @contextlib.contextmanager
-def _untrained() -> Iterator[None]:
-    """The host's ResNets begin with published weights, which would be downloaded only to be overwritten."""
+def _without_published_weights() -> Iterator[None]:
+    """Inside the block, the host builds its networks without published weights: the model's state overwrites them."""
     import timm
 
     models, create = torchvision.models, timm.create_model
     build18, build50 = models.resnet18, models.resnet50
     with (
-        _replaced(models, resnet18=lambda **_: build18(), resnet50=lambda **_: build50()),
-        _replaced(timm, create_model=lambda name, **options: create(name, **{**options, "pretrained": False})),
+        _patched(models, resnet18=lambda **_: build18(), resnet50=lambda **_: build50()),
+        _patched(timm, create_model=lambda name, **options: create(name, **{**options, "pretrained": False})),
     ):
         yield
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Attributes of `owner` replaced for a while."""
+def _patched(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Replace attributes of `owner` inside the block."""
     before = [getattr(owner, name) for name in attributes]
     for name, value in attributes.items():
         setattr(owner, name, value)
@@ -239,7 +249,7 @@ def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def _folders(path: str) -> list[str]:
+def _subfolders(path: str) -> list[str]:
     return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
 
 

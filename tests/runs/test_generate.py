@@ -1,4 +1,4 @@
-"""`domainfusion generate`: a run's images and a folder's, against the store, a plain loop and the host's own loader."""
+"""`domainfusion generate`, from a run and from a folder: against the store, a plain loop and the host's loader."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def own_context():
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """Two environments, two classes, three images of odd sizes in each; two differ in their suffix only."""
+    """Two environments, two classes, three images of odd sizes in each. Two of the three differ only in suffix."""
     rng = np.random.default_rng(0)
     for environment in ("photo", "sketch"):
         for name in CLASSES:
@@ -61,7 +61,7 @@ def stored(path) -> torch.Tensor:
 
 
 def as_the_host_reads_it(folder, environments: int):
-    """DomainBed's own image-folder dataset over it, after our check of such folders."""
+    """The host's image-folder dataset over a folder of generated images, with our check of image folders."""
 
     class Generated(host.datasets.MultipleEnvironmentImageFolder):
         ENVIRONMENTS = [str(i) for i in range(environments)]
@@ -106,7 +106,7 @@ def test_a_runs_images(host_run, tiny_ldm, as_script, tmp_path, capsys):
 
 
 def test_a_folder_without_training_is_a_plain_loop(data, tiny_ldm, tmp_path, capsys):
-    """Two rounds; the choice of content by likeness alone, of style by divergence, written out for each image."""
+    """Two rounds, written out for each image: content is chosen by similarity alone, style by divergence."""
     command("--data", data, "--output", tmp_path / "out", "--ldm", tiny_ldm, "--rounds", 2, "--seed", 5, **FAST)
     assert "No classifier: content is chosen by its likeness to the original alone" in capsys.readouterr().out
     ldm = LatentDiffusion.load(tiny_ldm, device="cpu")
@@ -133,7 +133,7 @@ def test_a_folder_without_training_is_a_plain_loop(data, tiny_ldm, tmp_path, cap
         assert row["prompt"] == f"a photo of a {['big dog', 'cat'][label]}"
         assert row["seeds"] == ";".join(map(str, seeds))
         difference = (stored(tmp_path / "out" / row["file"]).int() - version.int()).abs()
-        assert difference.max() <= 1  # alone or in a batch: the last bit of a float
+        assert difference.max() <= 1  # float noise: here each image is a batch of its own
     dataset = as_the_host_reads_it(tmp_path / "out", 2)
     assert dataset.num_classes == 2 and [len(environment) for environment in dataset] == [6, 6]
 
@@ -154,7 +154,7 @@ def test_what_is_written_is_kept_and_the_rest_comes_out_the_same(data, tiny_ldm,
         command(*arguments, tmp_path / "stopped", **FAST)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").rglob("*.png")}
     assert len(times) == 8
-    next(iter(times)).write_bytes(b"damaged")  # as a crash of the machine may leave it
+    next(iter(times)).write_bytes(b"damaged")  # as after a crash of the machine
     monkeypatch.setattr(Generation, "__call__", lambda self, x, *rest: made.append(len(x)) or original(self, x, *rest))
     command(*arguments, tmp_path / "stopped", **FAST)
     assert made == [4, 4, 4, 4, 4]  # the batch with the damaged image, and the one that was missing
@@ -165,7 +165,7 @@ def test_what_is_written_is_kept_and_the_rest_comes_out_the_same(data, tiny_ldm,
 
 
 def test_a_classifier_judges_content_as_in_training(data, tiny_ldm, tmp_path, monkeypatch):
-    """Its labels are found by name: its own order is cat, big dog. An ERM judges as its class would in DomainFusion."""
+    """An ERM model as θ. Its labels are matched by class name: its order is cat, big dog."""
 
     class Named(host.datasets.MultipleDomainDataset):
         ENVIRONMENTS, CLASS_NAMES = ["X"], ["cat", "big_dog"]
@@ -180,7 +180,7 @@ def test_a_classifier_judges_content_as_in_training(data, tiny_ldm, tmp_path, mo
     hparams = {**host.hparams_registry.default_hparams("ERM", "PACS"), "backbone": "mnist_cnn"}
     erm = host.algorithms.ERM((3, 32, 32), 2, 3, hparams)
     with torch.no_grad():
-        erm.classifier.weight *= 40  # sure of itself, so that confidence decides
+        erm.classifier.weight *= 40  # very confident, so that confidence decides the choice
     path = save_model(tmp_path, "ERM", Named, {"dataset": "Named"}, hparams, erm.state_dict())
     command("--data", data, "--output", tmp_path / "out", "--ldm", tiny_ldm, "--classifier", path, **FAST)
     ours, labels = generate._generation({"ldm": tiny_ldm, **FAST}, CLASSES, path, torch.device("cpu"))

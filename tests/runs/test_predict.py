@@ -1,4 +1,4 @@
-"""`domainfusion predict` against the host's own dataset, transform and algorithm."""
+"""`domainfusion predict`, compared with the host's own dataset, transform and algorithm."""
 
 import csv
 import os
@@ -117,7 +117,7 @@ def test_class_names_without_the_data(pacs, data, tmp_path, capsys):
 def test_tensor_datasets_are_fed_as_the_host_feeds_them(host_run, tmp_path, monkeypatch):
     monkeypatch.setattr(host.datasets, "TinyDigits", TinyDigits, raising=False)
     run = host_run("DomainFusion", ldm="/nowhere", lambda2=0.0, lambda3=0.0)
-    run.hparams.update(lambda2=0.5, lambda3=0.5)  # as trained: the model is gone since
+    run.hparams.update(lambda2=0.5, lambda3=0.5)  # as in training; the diffusion model has been deleted since
     path = save_model(
         tmp_path, "DomainFusion", run.dataset, {"dataset": "TinyDigits"}, run.hparams, run.algorithm.state_dict()
     )
@@ -139,7 +139,7 @@ def test_grey_digits_are_made_grey(tmp_path):
 
 
 def test_no_diffusion_model_and_no_pretrained_weights_are_loaded(data, tmp_path, pacs):
-    """In a process of its own, from a folder where no host is: diffusers is not imported, nothing is downloaded."""
+    """In a new process, outside any DomainBed checkout: diffusers is not imported and nothing is downloaded."""
     hparams = {"backbone": "host", "resnet18": True, "resnet50_augmix": False}
     with pytest.MonkeyPatch.context() as patch:
         resnet18 = __import__("torchvision").models.resnet18
@@ -184,7 +184,7 @@ def test_the_hosts_resnets_are_built_without_published_weights(monkeypatch, hpar
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
     values = {**host.hparams_registry.default_hparams("ERM", "PACS"), **hparams}
-    with trained._untrained():
+    with trained._without_published_weights():
         assert host.networks.ResNet((3, 224, 224), values).n_outputs == (512 if values["resnet18"] else 2048)
     with pytest.raises(AssertionError, match="weights were asked for"):
         host.networks.ResNet((3, 224, 224), values)
