@@ -1,5 +1,5 @@
 """One file for each DomainBed algorithm: DomainFusion, SAM and the two zero-shot classifiers.
 
-Each is a `domainbed.algorithms.Algorithm` that `register` gives to the host. May import: `generated`, `diffusion`,
-`hosting` and the ground floor.
+Each is a subclass of the host's `Algorithm`, and `register` adds it to the host.
+May import: `generated`, `diffusion`, `hosting` and the ground floor.
 """

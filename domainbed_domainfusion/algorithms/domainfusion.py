@@ -1,7 +1,7 @@
 """DomainFusion (Huang et al., ECCV 2024): a classifier trained with a frozen latent diffusion model in the loop.
 
-Read `DomainFusion.update` beside the paper's Algorithm 1; the line numbers are its. Lines 7 to 12 are
-`generated.generation.Generation`, Algorithm 2 is `diffusion.distillation.LatentDistillation`.
+Read `DomainFusion.update` beside the paper's Algorithm 1: the comments give its line numbers. Lines 7 to 12 are
+`generated.generation.Generation`. Algorithm 2 is `diffusion.distillation.LatentDistillation`.
 """
 
 import math
@@ -32,16 +32,17 @@ from ..stopwatch import Stopwatch
 
 Minibatches = list[tuple[Tensor, Tensor]]  # [(x (B, C, H, W), y (B,))], one for each training domain
 
-#: Latent Distillation may lose this share of its images to values that are not finite before the run is stopped.
+#: The run stops if LD is not finite for more than this share of its images so far.
 NOT_FINITE_SHARE = 0.1
-NOT_FINITE_AT_LEAST = 8  # images; fewer never stop a run
+NOT_FINITE_AT_LEAST = 8  # images; up to this number the run goes on
 
 
 class DomainFusion(host.algorithms.ERM):
     """One step minimises  λ1·CE(raw) + λ2·LD(x, y, θ, φ) + λ3·CE(generated).
 
-    The classifier θ, its optimizer and `predict` are ERM's. φ, the diffusion model, is loaded at the first step, shared
-    by the process, and outside state_dict, parameters, deepcopy and pickle; so is the generate-dataset.
+    The classifier θ, its optimizer and `predict` are ERM's. The diffusion model φ is loaded at the first step, and all
+    algorithms in the process share it. state_dict, parameters, deepcopy and pickle hold neither φ nor the
+    generate-dataset.
 
     Raises InputError for hparams out of range and for a diffusion model that cannot be used.
     """
@@ -64,9 +65,10 @@ class DomainFusion(host.algorithms.ERM):
             resolve_source(hparams["ldm"], hparams["ldm_revision"], hparams["ldm_decoder"], hparams["scheduler"])
 
     def update(self, minibatches: Minibatches, unlabeled: Any = None) -> dict[str, float]:
-        """One step of Algorithm 1 on [(x, y)] per training domain, x: (B, C, H, W) as the host's transform leaves it.
+        """One step of Algorithm 1 on [(x, y)] per training domain, x: (B, C, H, W) after the host's transform.
 
-        Returns the losses, the mean confidence and LD coefficient, what was generated, and the seconds both took.
+        Returns the losses, the mean confidence and LD coefficient, the number of generated images, and the seconds of
+        generation and of LD.
         """
         x, y = (torch.cat(parts) for parts in zip(*minibatches))
 
@@ -103,25 +105,25 @@ class DomainFusion(host.algorithms.ERM):
         }
 
     def confidence(self, x: Tensor, y: Tensor) -> Tensor:
-        """p of images as φ sees them, the softmax probability of the true class. Call it in eval mode.
+        """p, the softmax probability of the true class, of images in φ's range. Call it in eval mode.
 
-        x: (B, 3, S, S) in [-1, 1], y: (B,); returns (B,) in [0, 1], on the CPU.
+        x: (B, 3, S, S) in [-1, 1], y: (B,). Returns (B,) in [0, 1], on the CPU.
         """
-        return self._judge().confidence_in(x, y)
+        return self._new_judge().confidence_in(x, y)
 
-    def _judge(self) -> Judge:
+    def _new_judge(self) -> Judge:
         return Judge.of(self, self.pixel_range)
 
     def learning_rate(self, step: int) -> float:
-        """Half a cosine over the run's real length, from `lr` to zero; or `lr` (S, 4.3)."""
+        """Half a cosine from `lr` to zero over the run's steps (S, 4.3), or `lr` with lr_schedule "constant"."""
         if self.hparams["lr_schedule"] == "constant":
             return self.hparams["lr"]
         return self.hparams["lr"] * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps)))
 
     def load_diffusion(self, device: torch.device) -> None:
-        """Load φ and make what works with it: generation, Latent Distillation and the generate-dataset.
+        """Load φ, and build generation, Latent Distillation and the generate-dataset on it.
 
-        Raises InputError if the model cannot be used or the disk has no room for what the run will keep.
+        Raises InputError if the model cannot be used, or if the disk has no room for the run's generated images.
         """
         from ..diffusion.candidates import CandidateSampler  # here, because diffusers takes seconds to import
         from ..diffusion.prompted import PromptedModel
@@ -133,13 +135,13 @@ class DomainFusion(host.algorithms.ERM):
         if self.hparams["candidate_cache"] is not None and self.uses_generated:
             identity = candidate_identity(self.hparams, model.ldm)
             cache = CandidateCache(self.hparams["candidate_cache"], sampler, identity)
-        self.generation = Generation(sampler, self._judge(), self.hparams, cache)
+        self.generation = Generation(sampler, self._new_judge(), self.hparams, cache)
         self.generate_dataset = self._new_generate_dataset(self.generation)
 
     def _refresh_if_due(self, device: torch.device) -> tuple[int, float]:
         """Line 4: run a round of generation at the start of every Itv-th epoch.
 
-        Returns how many images it replaced, and the seconds that those taken from disk took when they were made.
+        Returns the number of replaced images, and the original generation seconds of those that were read from disk.
         """
         if self.uses_diffusion and self.generation is None:
             self.load_diffusion(device)
@@ -152,7 +154,7 @@ class DomainFusion(host.algorithms.ERM):
         return n_generated, dataset.seconds_saved
 
     def generates_at(self, step: int) -> bool:
-        """Whether a round begins at this step; False where there is no run, with one warning."""
+        """Whether a round begins at this step. Outside the host's train script: False, and one warning at step 0."""
         steps_per_epoch = context.current().steps_per_epoch
         if steps_per_epoch is None:
             if step == 0:
@@ -165,28 +167,28 @@ class DomainFusion(host.algorithms.ERM):
         return round_begins(step, steps_per_epoch, self.hparams)
 
     def _generated_minibatch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """A minibatch of the generate-dataset; until its first round it is a copy of the raw one (line 1)."""
+        """A minibatch of the generate-dataset. Before the first round the raw minibatch stands for it (line 1)."""
         if self.generate_dataset is None or self.generate_dataset.rounds == 0:
             return x, y
         x_gen, y_gen = self.generate_dataset.minibatch(self.step)
         return x_gen.to(x.device), y_gen.to(x.device)
 
     def _classify(self, x: Tensor, x_gen: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of both minibatches in one pass, so that batch statistics are of what θ is trained on."""
+        """Logits of both minibatches in one forward pass, so that batch-norm statistics are over both."""
         if x_gen is x:
             logits = self.predict(x)
             return logits, logits
         return self.predict(torch.cat([x, x_gen])).split([len(x), len(x_gen)])
 
     def _latent_distillation(self, x: Tensor, y: Tensor, logits: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Algorithm 2 as a scalar whose gradient is Σ a_i ∇p_i / B, and what to report of it.
+        """Algorithm 2. Returns a scalar with the gradient Σ a_i ∇p_i / B, and the values for the results row.
 
-        Images whose LD_i or a_i is not finite are left out.
+        B is the number of images that LD sees. Images whose LD_i or a_i is not finite are left out.
         """
         confidence = logits.softmax(-1).gather(1, y[:, None])[:, 0]
         if self.distillation is None or self.hparams["lambda2"] == 0:
-            none = logits.new_zeros(1)
-            return logits.new_zeros(()), _ld_values(confidence, none, none, not_finite=0)
+            zero = logits.new_zeros(1)
+            return logits.new_zeros(()), _ld_values(confidence, zero, zero, not_finite=0)
         seed, n = context.current().seed, self.hparams["ld_images"] or len(x)
         seen = torch.randperm(len(x), generator=generator_of(seed, "ld images", self.step))[:n].to(x.device)
         p = confidence[seen]
@@ -199,12 +201,12 @@ class DomainFusion(host.algorithms.ERM):
         if not_finite:
             value, a, p = value[finite], a[finite], p[finite.to(p.device)]
         if not len(p):
-            none = logits.new_zeros(1)
-            return logits.new_zeros(()), _ld_values(confidence, none, none, not_finite)
+            zero = logits.new_zeros(1)
+            return logits.new_zeros(()), _ld_values(confidence, zero, zero, not_finite)
         return surrogate(value, a, p), _ld_values(confidence, value, a, not_finite)
 
     def _count_not_finite(self, images: int, not_finite: int) -> None:
-        """Name the first value that is not finite. Raises InputError if there are too many of them."""
+        """Count the images whose LD is not finite; print a line at the first. Raises InputError at too many."""
         if not_finite and not self._ld_not_finite:
             print(
                 f"At step {self.step} Latent Distillation is not finite for {not_finite} of {images} images: they are "
@@ -212,8 +214,8 @@ class DomainFusion(host.algorithms.ERM):
             )
         self._ld_seen += images
         self._ld_not_finite += not_finite
-        most = max(NOT_FINITE_AT_LEAST, NOT_FINITE_SHARE * self._ld_seen)
-        if self._ld_not_finite > most:
+        limit = max(NOT_FINITE_AT_LEAST, NOT_FINITE_SHARE * self._ld_seen)
+        if self._ld_not_finite > limit:
             dtype = str(self.distillation.ldm.dtype).removeprefix("torch.") if self.distillation else "this dtype"
             raise InputError(
                 f"Latent Distillation is not finite for {self._ld_not_finite} of {self._ld_seen} images in {dtype}: "
@@ -224,7 +226,7 @@ class DomainFusion(host.algorithms.ERM):
         run = context.current()
         gallery = None
         if run.output_dir:
-            confidence = self._judge().confidence_in
+            confidence = self._new_judge().confidence_in
             gallery = Gallery(run.output_dir, self.hparams["gallery"], self.class_names, confidence)
         dataset = GenerateDataset(
             run.in_splits,
@@ -259,7 +261,7 @@ class DomainFusion(host.algorithms.ERM):
         )
 
     def __getstate__(self) -> dict:
-        """Copies and pickles hold the classifier; φ and the generated images stay with the run that made them."""
+        """Copies and pickles hold the classifier, but neither φ nor the generate-dataset."""
         return {**self.__dict__, "generation": None, "distillation": None, "generate_dataset": None}
 
 

@@ -1,4 +1,4 @@
-"""Sharpness-Aware Minimization (Foret et al. 2021), as the domain generalization literature runs it in DomainBed."""
+"""Sharpness-Aware Minimization (Foret et al. 2021), in the form that domain generalization papers run in DomainBed."""
 
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,8 @@
-"""The two diffusion classifiers of the supplement's Table 5: zero-shot, so nothing is trained and nothing is chosen.
+"""The two diffusion classifiers of the supplement's Table 5. They are zero-shot: nothing is trained or selected.
 
-Both ask the frozen diffusion model φ which class's prompt explains an image best; `diffusion/zero_shot.py` has the
-mathematics. In a sweep they are rows like any other: one step, whose evaluation is their result.
+Both score each class by how well the frozen diffusion model φ predicts an image's noise from the class's prompt;
+`diffusion/class_scores.py` has the mathematics. In a sweep a job of theirs takes one step, and its evaluation is the
+result.
 """
 
 import hashlib
@@ -21,16 +22,16 @@ if TYPE_CHECKING:  # diffusers takes seconds to import
     from ..diffusion.class_scores import NoiseErrors
     from ..diffusion.prompted import PromptedModel
 
-#: Images whose scores a process remembers (DomainNet has 586,575); the host evaluates at every checkpoint.
+#: A process caches the scores of this many images, because the host evaluates at every checkpoint. DomainNet: 586,575.
 REMEMBERED_IMAGES = 2**20
 
 
 class ZeroShotClassifier(host.algorithms.Algorithm):
-    """No parameters and no optimizer; φ is loaded at the first prediction, shared by the process, and outside
-    state_dict, parameters, deepcopy and pickle.
+    """An algorithm without parameters and optimizer. φ is loaded at the first prediction, and all algorithms in the
+    process share it. state_dict, parameters, deepcopy and pickle do not hold φ.
 
-    The noise that an image is scored with is seeded by the run's seed and the image's own pixels, so a score depends
-    neither on the batch around it nor on what was evaluated before, and nothing of a test environment is learned.
+    The noise for an image is seeded by the run's seed and the image's pixels. So a score depends neither on the rest of
+    the batch nor on earlier evaluations. Nothing is learned from a test environment.
 
     Raises InputError for hparams out of range and for a diffusion model that cannot be used.
     """
@@ -53,7 +54,7 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
 
     @torch.no_grad()
     def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """Scores (B, num_classes), higher is better, of x (B, C, H, W) as the host's transform leaves it."""
+        """Scores (B, num_classes), higher is better, of x (B, C, H, W) after the host's transform."""
         keys = [_digest(image) for image in x.cpu()]
         scores = {key: self._remembered[key] for key in keys if key in self._remembered}
         unseen = {key: i for i, key in enumerate(keys) if key not in scores}
@@ -81,7 +82,7 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
         raise NotImplementedError
 
     def _show_progress(self, images: int) -> None:
-        """One bar an evaluation, on the terminal's stderr: the host copies its own into err.txt."""
+        """One progress bar per evaluation, on the terminal's stderr: the host copies sys.stderr into err.txt."""
         total = sum(context.current().evaluation_lengths)
         if self._progress is None or self._progress.n >= total:
             self._progress = tqdm(
@@ -95,12 +96,12 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
         self._progress.update(images)
 
     def __getstate__(self) -> dict:
-        """Copies and pickles hold the settings alone."""
+        """Copies and pickles hold only the settings."""
         return {**self.__dict__, "_model": None, "_remembered": {}, "_progress": None}
 
 
 class DiffusionClassifier(ZeroShotClassifier):
-    """Li et al., ICCV 2023: the least mean error at evenly spaced timesteps, with staged elimination of classes."""
+    """Li et al., ICCV 2023: the class with the lowest mean error at evenly spaced timesteps, by staged elimination."""
 
     def _scores(self, errors, seeds):
         from ..diffusion.class_scores import staged_elimination
@@ -116,7 +117,7 @@ class DiffusionClassifier(ZeroShotClassifier):
 
 
 class TextToImageClassifier(ZeroShotClassifier):
-    """Clark & Jaini, NeurIPS 2023: the least weighted x0-error, classes pruned by a paired t-test."""
+    """Clark & Jaini, NeurIPS 2023: the class with the lowest weighted x0-error, others pruned by a paired t-test."""
 
     def _scores(self, errors, seeds):
         from ..diffusion.class_scores import PairedTestPruning, x0_weights

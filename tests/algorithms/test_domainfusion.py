@@ -1,4 +1,4 @@
-"""DomainFusion: the step against the paper's formula, what stays out of the module tree, and what is never read."""
+"""DomainFusion: a step against the paper's formulas, φ outside the module tree, and no test or validation data read."""
 
 import copy
 import io
@@ -108,7 +108,7 @@ def test_generate_is_lines_7_to_12(run):
 
 
 def test_rounds_come_every_interval_epochs(run):
-    """Epochs of 4 steps; counted from 1, those with i % Itv == 0 begin with a round."""
+    """Epochs have 4 steps and are counted from 1. Epochs with i % Itv == 0 begin with a round."""
     r = run(generation_interval=2, lambda2=0.0)
     made = [values["generated_images"] > 0 for values in r.update(17)]
     assert [step for step, generated in enumerate(made) if generated] == [4, 12]
@@ -130,7 +130,10 @@ def weights_after(algorithm) -> list[torch.Tensor]:
 def test_a_run_started_again_ends_as_if_it_had_not_been_interrupted(
     run, as_script, tmp_path, monkeypatch, capsys, save_generated
 ):
-    """Bit for bit, and with "all" without generating what was saved: rounds at steps 0, 4 and 8."""
+    """The results are equal bit for bit. With "all" no saved image is generated again.
+
+    Rounds begin at steps 0, 4 and 8.
+    """
 
     def start(name, steps):
         as_script("train", "--output_dir", str(tmp_path / name), "--steps", "10")
@@ -147,8 +150,8 @@ def test_a_run_started_again_ends_as_if_it_had_not_been_interrupted(
     resumed, values, b = start("stopped", 10)
     assert whole == resumed
     assert all(torch.equal(x, y) for x, y in zip(weights_after(a), weights_after(b)))
-    assert sum(made) == (35 if save_generated == "all" else 70)  # "last" kept round 2 of the 2 that were made
-    if save_generated == "all":  # what the images cost, whoever made them
+    assert sum(made) == (35 if save_generated == "all" else 70)  # "last" kept round 2, so rounds 1 and 3 are generated
+    if save_generated == "all":  # includes the seconds of saved images
         _, metadata = read_part(tmp_path / "stopped/generated/rounds/round-002/part-000.safetensors")
         assert values[4]["generation_seconds"] > float(metadata["seconds"])
     assert capsys.readouterr().out == ""
@@ -174,7 +177,7 @@ def test_a_run_with_other_hparams_or_another_model_takes_nothing_that_was_saved(
     import diffusers
 
     decoder = tmp_path / "decoder"
-    for seed in (0, 1):  # the second time another one in the same place
+    for seed in (0, 1):  # the second decoder replaces the first in the same folder
         torch.manual_seed(seed)
         diffusers.AutoencoderTiny(
             encoder_block_out_channels=(8, 8, 8),

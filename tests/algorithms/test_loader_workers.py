@@ -1,4 +1,4 @@
-"""DomainFusion with loader worker processes, N_WORKERS > 0: the path of every real run."""
+"""DomainFusion with loader worker processes (N_WORKERS > 0), as in every run on real data."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ class WorkedDigits(TinyDigits):
 
 
 def children() -> set[int]:
-    """Processes that this one has started and that are still there."""
+    """The ids of this process's living child processes."""
     found = set()
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
@@ -93,7 +93,7 @@ def test_raw_minibatches_are_erms(loaders, tiny_ldm):
 
 @needs_proc
 def test_no_minibatch_after_a_round_is_from_before_it(loaders):
-    """Workers fetch ahead: after each round every generated image carries that round's mark."""
+    """Loader workers fetch ahead. Nevertheless every generated image after a round carries that round's mark."""
     minibatches, _, run = loaders("ERM")
 
     def marked(x, y, seeds, shared):

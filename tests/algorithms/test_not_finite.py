@@ -1,4 +1,4 @@
-"""Latent Distillation that is not finite: dropped, counted, named once, and too much of it stops the run."""
+"""LD values that are not finite: they are dropped, counted and printed once, and too many of them stop the run."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def broken(monkeypatch, host_run, tiny_ldm):
 
 @pytest.mark.parametrize("bad", [(float("inf"), 1.0), (1.0, float("nan")), (float("nan"), float("inf"))])
 def test_the_rest_of_the_minibatch_is_learned_from(broken, bad, capsys):
-    """One bad image of eight: the gradient is that of the mean over the other seven."""
+    """With one bad image of eight, the gradient is that of the mean over the other seven."""
     run = broken(1, bad, lambda1=0.0, lambda2=5.0, weight_decay=0.0)
     (values,) = run.update(1)
     assert values["ld_not_finite"] == 1.0 and all(torch.tensor(list(values.values())).isfinite())

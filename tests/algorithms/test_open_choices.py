@@ -1,6 +1,6 @@
-"""What each open choice changes and what it leaves alone: the candidates, the choice among them, LD's coefficients.
+"""Each open choice changes its own part of the results and no other: candidates, content, style or LD's coefficients.
 
-All runs here have the same classifier, images, labels and seeds; one hparam differs.
+All runs here have the same classifier, images, labels and seeds. One hparam differs.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ FAST = {"denoising_steps": 4, "candidates": N, "gallery": 0}
 
 @dataclass
 class Results:
-    """What one set of hparams makes of the same 8 images."""
+    """The results of one set of hparams on the same 8 images."""
 
     candidates: Tensor  # (8, N, 3, 32, 32)
     content: Tensor  # (8,) line 10
@@ -36,7 +36,7 @@ def load(ldm: str, **hparams):
 
 
 def inputs() -> tuple[Tensor, Tensor, list[list[int]]]:
-    """Images in [-1, 1] with colour casts and contrasts of their own, labels, and seeds of N candidates."""
+    """Images in [-1, 1] that differ in colour and contrast, labels, and seeds of N candidates."""
     generator = torch.Generator().manual_seed(0)
     cast, contrast = torch.rand(2, 8, 3, 1, 1, generator=generator)
     x = (torch.randn(8, 3, 32, 32, generator=generator) * (0.1 + 0.4 * contrast) + cast - 0.5).clamp(-1, 1)

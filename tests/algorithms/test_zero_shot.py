@@ -1,4 +1,4 @@
-"""The zero-shot classifiers as DomainBed algorithms: in the host, and with the embedded model on the embedded data."""
+"""The zero-shot classifiers as DomainBed algorithms: in the host's scripts, and the pocket model on DigitStyles."""
 
 import copy
 import json
@@ -17,12 +17,12 @@ from ..conftest import TinyDigits
 from ..sweeping.test_command import script
 
 NAMES = ["DiffusionClassifier", "TextToImageClassifier"]
-#: A few U-Net evaluations an image.
+#: Settings with a few U-Net evaluations per image.
 QUICK = {"dc_stages": [[1, 3], [2, 1]], "t2i_min_scores": 2, "t2i_max_scores": 3}
 
 
 class TenDigits(TinyDigits):
-    """The class names of DigitStyles."""
+    """TinyDigits with the ten class names of DigitStyles."""
 
     CLASS_NAMES = CLASS_NAMES
 
@@ -123,7 +123,7 @@ def test_the_hosts_scripts_make_rows_and_models_and_list_them(tiny_ldm, tmp_path
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_embedded_model_reads_digits_far_above_chance(name, host_run):
-    """Twenty images of each environment, chance 10 %; seeds and images are fixed."""
+    """Twenty images of each environment. Chance is 10 %. Seeds and images are fixed."""
     algorithm = host_run(name, dataset=TenDigits).algorithm
     images = {
         "H": digit_styles.handwritten()[:20],
