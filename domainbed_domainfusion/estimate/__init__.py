@@ -1,7 +1,8 @@
 """`domainfusion estimate <the arguments of the host's sweep>`: what a sweep costs, before it runs.
 
-Counting is exact and pure (`counting`); the rates come from a short calibration in the conditions of the run
-(`calibration`, `measure`); `costs` multiplies, `printout` prints. May import: `sweeping`, `report` (published costs),
+`counting` counts exactly, without running anything. `calibration` and `measure` time a few seconds of each kind of job
+under the launcher's conditions. `costs` multiplies counts by rates, and `printout` prints. `stand_ins` and `benchmarks`
+replace data and weights that are not on this machine. May import: `sweeping`, `report` (published costs),
 `algorithms`, `generated`, `diffusion`, `hosting` and the ground floor.
 """
 
@@ -17,49 +18,49 @@ from typing import Any
 
 
 def estimate(argv: Sequence[str]) -> int:
-    """Print what `sweep launch` with these arguments would cost; returns 0. Nothing is trained, kept or downloaded.
+    """Print what `sweep launch` with these arguments would cost. Returns 0. Nothing is kept or downloaded.
 
-    Raises InputError for arguments that the sweep would refuse too.
+    Raises InputError for arguments that the sweep would refuse as well.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it: an estimate downloads nothing
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
     from ..hosting import checks
     from . import counting, printout
 
     checks.check_attached()
     request = counting.request(argv)
-    with redirect_stdout(sys.stderr):  # of what datasets print when they are built
-        result = estimated(request)
+    with redirect_stdout(sys.stderr):  # stdout is for the result: datasets may print when they are built
+        result = make_estimate(request)
     print(json.dumps(printout.as_json(result), indent=1) if "--json" in argv else printout.as_text(result))
     return 0
 
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset of the sweep as far as costs go."""
+    """The number of images of one dataset of the sweep."""
 
     images: tuple[int, ...]  # per environment
-    published: bool  # the numbers, because the folder is not on this machine
+    published: bool  # True: published numbers, because the dataset's folder is not on this machine
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """All that is printed."""
+    """The results that `printout` prints."""
 
     launcher: str
     jobs: list  # counting.Job
     seconds: list  # costs.Seconds, one for each job
-    not_launched: int  # jobs that the sweep folder has already, done or begun
+    begun_or_done: int  # jobs that are done or begun in the sweep folder
     data: dict[str, Data]
     conditions: Any  # calibration.Conditions
-    measured: list  # calibration.Measured, one for each job
+    measured: list  # calibration.GroupRates, one for each job
     wall_clock: float
     ram_bytes: int  # of the largest job's main process
     disk_bytes: int
     notes: list[str]
 
 
-def estimated(request: Any) -> Estimate:
-    """Count, calibrate and multiply. request: of `counting.request`."""
+def make_estimate(request: Any) -> Estimate:
+    """Count, calibrate and multiply. request: from `counting.request`."""
     from . import calibration, costs, counting
 
     data = {name: _data(name, request.data_dir) for name in dict.fromkeys(args["dataset"] for args in request.jobs)}
@@ -70,25 +71,25 @@ def estimated(request: Any) -> Estimate:
         groups.setdefault(calibration.group_of(job), []).append(job)
     with ExitStack() as stack:
         stand_ins = StandIns(data, stack)
-        points = [(name, job) for name, members in groups.items() for job in calibration.corners(members)]
+        points = [(name, job) for name, members in groups.items() for job in calibration.extreme_jobs(members)]
         specs = [stand_ins.spec(job, jobs) for _, job in points]
         rates = calibration.calibrate(specs, conditions)
     measured = {
-        name: calibration.Measured([(job, rate) for (group, job), rate in zip(points, rates) if group == name])
+        name: calibration.GroupRates([(job, rate) for (group, job), rate in zip(points, rates) if group == name])
         for name in groups
     }
     of_jobs = [measured[calibration.group_of(job)] for job in jobs]
     seconds = [costs.seconds(job, rates) for job, rates in zip(jobs, of_jobs)]
-    sweep_start = max((rates.most("imports") for rates in of_jobs), default=0.0)  # the sweep's own process
+    sweep_start = max((rates.most("imports") for rates in of_jobs), default=0.0)  # imports of the sweep's own process
     return Estimate(
         request.launcher,
         jobs,
         seconds,
-        request.others,
+        request.begun_or_done,
         data,
         conditions,
         of_jobs,
-        sweep_start + costs.wall_clock([part.total for part in seconds], conditions.beside),
+        sweep_start + costs.wall_clock([part.total for part in seconds], conditions.jobs_at_a_time),
         max((costs.ram_bytes(job, rates) for job, rates in zip(jobs, of_jobs)), default=0),
         sum(costs.disk_bytes(job, rates) for job, rates in zip(jobs, of_jobs)),
         stand_ins.notes,
@@ -96,7 +97,7 @@ def estimated(request: Any) -> Estimate:
 
 
 def _data(name: str, data_dir: str) -> Data:
-    """The environments' sizes: of the folder if it is there, else as published."""
+    """The environments' sizes: from the dataset's folder if it exists, else as published."""
     from ..hosting import host
     from . import stand_ins
     from .benchmarks import BENCHMARKS
@@ -115,7 +116,7 @@ def _uses_ldm(algorithm: str) -> bool:
 
 
 class StandIns:
-    """Specs for the calibration, with what is not on this machine replaced; `notes` tells what was."""
+    """Makes the calibration's specs. Data and weights that are not on this machine are replaced; `notes` names them."""
 
     def __init__(self, data: dict[str, Data], stack: ExitStack):
         self.data = data
@@ -125,7 +126,7 @@ class StandIns:
         self._ldm: Path | None = None
 
     def spec(self, job: Any, jobs: list) -> dict[str, Any]:
-        """What `measure` needs to know of a job."""
+        """The spec of a job for `calibration.calibrate`. jobs: all jobs, which share the replaced data."""
         hparams = dict(job.hparams)
         data_dir = job.args["data_dir"]
         if self.data[job.dataset].published:
@@ -157,7 +158,10 @@ class StandIns:
         return self._pictures[name]
 
     def _set_backbone(self, job: Any, hparams: dict[str, Any]) -> None:
-        """Weights decide no time: a named backbone goes untrained, the host's own too where its weights are missing."""
+        """Leave out pretrained weights, because speed does not depend on them.
+
+        A backbone of our table is always built untrained. The host's own is, if its weights are not on this machine.
+        """
         from ..hosting import host
 
         if hparams.get("backbone", "host") != "host":
@@ -168,16 +172,16 @@ class StandIns:
             return
         try:
             host.networks.Featurizer(shape, hparams)
-        except Exception:  # whatever the host's loaders raise without a network
+        except Exception:  # the host's loaders may raise anything without a network
             name = "resnet18" if hparams["resnet18"] and not hparams["resnet50_augmix"] else "resnet50"
             hparams.update(backbone=name, pretrained=False)
             self._note(f"The weights of the host's {name} are not on this machine: it was measured untrained.")
 
     def _set_ldm(self, hparams: dict[str, Any]) -> bool:
-        """Whether a stand-in for the diffusion model was put into `hparams`."""
-        from .stand_ins import ldm_is_here
+        """Replace the diffusion model in `hparams` if it is not on this machine. Returns whether it was replaced."""
+        from .stand_ins import ldm_is_available
 
-        if ldm_is_here(hparams):
+        if ldm_is_available(hparams):
             return False
         if self._ldm is None:
             from ..diffusion.random_model import write_random_model

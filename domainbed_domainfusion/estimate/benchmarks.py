@@ -1,4 +1,4 @@
-"""The five benchmarks as published: how many images each environment has, where the dataset is not on this machine."""
+"""The published sizes of DomainBed's five benchmarks, for datasets that are not on this machine."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class Benchmark:
     folder: str  # under --data_dir
     images: tuple[int, ...]  # per environment, in the order of the host's ENVIRONMENTS
     classes: int
-    picture: tuple[int, int] = (500, 375)  # a usual width and height in pixels, ours where the set has none
+    picture: tuple[int, int] = (500, 375)  # usual width and height in pixels; the default is ours
 
 
 BENCHMARKS = {

@@ -1,4 +1,4 @@
-"""From jobs to seconds: which settings to measure, in which conditions, and what lies between them."""
+"""The calibration: which settings are measured, under which conditions, and the rates between measured settings."""
 
 import json
 import os
@@ -19,52 +19,52 @@ from ..hosting.hparams import of_the_time, proportional
 from ..sweeping.launchers.cores import cores_conditions
 from .counting import Job
 
-SECONDS = 3.0  # that each part of a run is repeated for
+SECONDS = 3.0  # each part of a run is repeated for this long
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured for one setting; times in seconds."""
+    """The measured rates of one setting. Times are in seconds."""
 
-    imports: float  # until the host is imported
-    startup: float  # until the first step could begin, imports included
-    ended: float  # from the last line of the script until the process is gone
-    warm_up: float  # what the first step, evaluation and generation took longer than later ones
-    raw_step: float  # a step before the first round of generation, LD left out
-    step: float  # a step, generation and LD left out
-    evaluated: float  # per image evaluated
-    saving: float  # model.pkl
+    imports: float  # from the process's start until the host is imported
+    startup: float  # from the process's start until the first step, imports included
+    ended: float  # from the script's last line until the process has ended
+    warm_up: float  # extra time of the first step, evaluation and generation, compared with later ones
+    raw_step: float  # a step before the first round of generation, without LD
+    step: float  # a step after the first round, without generation and LD
+    evaluated: float  # per evaluated image
+    saving: float  # writing model.pkl
     model_bytes: int
     ram_bytes: int  # peak resident memory of the main process
-    loader_processes: int  # of one job, each with memory of its own
-    prefetched_bytes: int  # minibatches that wait in the loader processes
+    loader_processes: int  # loader worker processes of one job, not in ram_bytes
+    prefetched_bytes: int  # minibatches that the loader workers fetch ahead
     threads: int
     device: str
     gpu_bytes: int = 0  # peak allocated
-    load: float = 0.0  # the diffusion model
-    kept: float = 0.0  # per image kept, all its candidates included
-    ld_gradient: float = 0.0  # per image and draw
-    few_images: int = 0  # on how many generation and LD were measured, with few evaluations; 0: whole batches
+    load: float = 0.0  # loading the diffusion model
+    kept: float = 0.0  # per image of a round: all its candidates, the choice and the store
+    ld_gradient: float = 0.0  # LD, per image and draw
+    few_images: int = 0  # generation and LD were measured on this many images; 0: on whole batches
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """How the launcher runs jobs: so many at a time, each in one of these environments."""
+    """How the launcher runs jobs: one environment (of variables) for each job that runs at the same time."""
 
     environments: tuple[dict[str, str], ...]
-    cluster: bool = False  # jobs go elsewhere; only their sum is known
+    cluster: bool = False  # jobs run on other machines, so only the sum of their times is known
 
     @property
-    def beside(self) -> int:
+    def jobs_at_a_time(self) -> int:
         return len(self.environments)
 
 
 def conditions_of(launcher: str, jobs: int) -> Conditions:
-    """How `launcher` would run so many jobs on this machine. Raises InputError for multi_gpu without a GPU."""
+    """How `launcher` would run `jobs` jobs on this machine. Raises InputError for multi_gpu without a GPU."""
     plain = dict(os.environ)
     if launcher == "cores":
-        beside, environment = cores_conditions(jobs)
-        return Conditions((environment,) * beside)
+        count, environment = cores_conditions(jobs)
+        return Conditions((environment,) * count)
     if launcher == "multi_gpu":
         import torch
 
@@ -81,14 +81,17 @@ def conditions_of(launcher: str, jobs: int) -> Conditions:
 
 
 def group_of(job: Job) -> str:
-    """Jobs of one group take the same time for a step, but for their proportional hparams (batch size, candidates)."""
+    """The group of a job, as a string. Jobs of one group differ in speed only by their proportional hparams.
+
+    The time is linear in these, for example in the batch size and in the number of candidates.
+    """
     return json.dumps([job.dataset, job.algorithm, job.domains, of_the_time(job.hparams)], sort_keys=True)
 
 
-def corners(jobs: Sequence[Job]) -> list[Job]:
-    """The job of a group with the least of every proportional hparam and the one with the most; one if all are equal.
+def extreme_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """The two jobs to measure for a group: all proportional hparams at their minimum, and all at their maximum.
 
-    Both ends of what the jobs draw are measured.
+    Minimum and maximum are over the group's jobs. If they are equal, there is one job.
     """
     first = jobs[0]
     names = [name for name in proportional() if name in first.hparams]
@@ -97,14 +100,18 @@ def corners(jobs: Sequence[Job]) -> list[Job]:
     return [replace(first, hparams=point) for point in points]
 
 
-class Measured:
-    """The rates of one group, at any batch size and number of candidates between those measured."""
+class GroupRates:
+    """The rates of one group, interpolated between its measured jobs."""
 
     def __init__(self, points: list[tuple[Job, Rates]]):
         self.points = points
 
     def rate(self, name: str, job: Job, along: str | None = None) -> float:
-        """One of Rates' numbers for a job: on the line through both points along a hparam, their mean without one."""
+        """The field `name` of Rates for a job.
+
+        along: a proportional hparam. The rate is then on the line through both measured points along this hparam.
+        Without it the rate is the mean of both points.
+        """
         (low, first), (high, last) = self.points[0], self.points[-1]
         a, b = getattr(first, name), getattr(last, name)
         if along is None or low.hparams.get(along) == high.hparams.get(along):
@@ -117,11 +124,11 @@ class Measured:
 
 
 def calibrate(points: Sequence[dict[str, Any]], conditions: Conditions) -> list[Rates]:
-    """Measure each spec in as many processes beside each other as there will be jobs.
+    """Measure each spec, in as many parallel processes as the launcher runs jobs at a time.
 
-    A spec: dataset, data_dir, algorithm, test_envs, holdout_fraction and hparams as of a job; random_ldm: whether the
-    diffusion model in them is a stand-in, whose weights are to be filled.
-    Raises InputError with the process's own last line if one fails.
+    A spec has a job's dataset, data_dir, algorithm, test_envs, holdout_fraction and hparams. random_ldm says whether
+    the diffusion model is a stand-in that needs random weights. If a process fails, this raises InputError
+    with the last line of its stderr.
     """
     return [_measure(spec, conditions) for spec in tqdm(points, "calibration", disable=None, leave=False)]
 
@@ -133,7 +140,7 @@ def _measure(spec: dict[str, Any], conditions: Conditions) -> Rates:
             lines = [process.stdout.readline() for process in started]
             if not all(lines):
                 killed = any(process.wait() == -signal.SIGKILL for process, line in zip(started, lines) if not line)
-                reason = "it was killed, as the system does when memory runs out" if killed else _last(log)
+                reason = "it was killed, as the system does when memory runs out" if killed else _last_line(log)
                 raise InputError(f"The calibration of {spec['algorithm']} on {spec['dataset']} failed: {reason}")
             results = [json.loads(line) for line in lines]
             ended = []
@@ -149,7 +156,7 @@ def _measure(spec: dict[str, Any], conditions: Conditions) -> Rates:
                     process.terminate()
                 process.wait()
                 process.stdout.close()
-    return _together([{**result, "ended": seconds} for result, seconds in zip(results, ended)])
+    return _combine([{**result, "ended": seconds} for result, seconds in zip(results, ended)])
 
 
 def _start(spec: dict[str, Any], environment: dict[str, str], log: IO[bytes]) -> subprocess.Popen:
@@ -164,18 +171,18 @@ def _start(spec: dict[str, Any], environment: dict[str, str], log: IO[bytes]) ->
     )
 
 
-def _together(results: list[dict[str, Any]]) -> Rates:
-    """Times are means over the processes, memory is of the largest."""
+def _combine(results: list[dict[str, Any]]) -> Rates:
+    """The rates over the parallel processes: the mean of times, the maximum of sizes and counts."""
 
-    def joined(values: list) -> Any:
+    def combined(values: list) -> Any:
         if isinstance(values[0], (bool, str)):
             return values[0]
         return max(values) if isinstance(values[0], int) else statistics.fmean(values)
 
-    return Rates(**{name: joined([result[name] for result in results]) for name in results[0]})
+    return Rates(**{name: combined([result[name] for result in results]) for name in results[0]})
 
 
-def _last(log: IO[bytes]) -> str:
+def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
     lines = [line for line in log.read().decode(errors="replace").split("\n") if line.strip()]
     return lines[-1].strip() if lines else "no error message"

@@ -1,4 +1,4 @@
-"""What the jobs cost, from their counts and the measured rates: seconds, wall clock, memory, disk."""
+"""The costs of jobs, from their counts and the measured rates: seconds, wall clock, memory, disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -6,19 +6,19 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ..generated.image_store import is_on_disk, store_bytes
-from .calibration import Measured
+from .calibration import GroupRates
 from .counting import Job
 
-LINE_BYTES = 3000  # of results.jsonl, mostly args and hparams
-SHUFFLES = 200  # of the order of jobs, which the host's sweep leaves to chance
+LINE_BYTES = 3000  # a line of results.jsonl, mostly args and hparams
+SHUFFLES = 200  # the host's sweep shuffles its jobs; the wall clock is a mean over this many orders
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of one job, or of several, goes."""
+    """The time of one job or of several, by its parts, in seconds."""
 
     starting: float  # imports, data, diffusion model, and the end of the process
-    training: float  # steps, generation and LD left out
+    training: float  # steps without generation and LD
     generation: float
     distillation: float
     evaluation: float
@@ -33,7 +33,7 @@ class Seconds:
         return cls(**{field.name: sum(getattr(part, field.name) for part in parts) for field in fields(cls)})
 
 
-def seconds(job: Job, measured: Measured) -> Seconds:
+def seconds(job: Job, measured: GroupRates) -> Seconds:
     """The time of one job."""
 
     def rate(name, along=None):
@@ -51,32 +51,36 @@ def seconds(job: Job, measured: Measured) -> Seconds:
     )
 
 
-def wall_clock(totals: Sequence[float], beside: int) -> float:
-    """Seconds from the first job's start to the last one's end: each starts when a place is free, in chance order."""
+def wall_clock(totals: Sequence[float], jobs_at_a_time: int) -> float:
+    """Seconds from the first job's start to the last job's end, as the mean over random orders of the jobs.
+
+    totals: seconds of each job. `jobs_at_a_time` jobs run at a time, and the next starts when one of them ends.
+    """
     order, ends = np.random.RandomState(0), []
-    for _ in range(SHUFFLES if beside > 1 else 1):
-        places = np.zeros(beside)
+    for _ in range(SHUFFLES if jobs_at_a_time > 1 else 1):
+        places = np.zeros(jobs_at_a_time)
         for i in order.permutation(len(totals)):
             places[places.argmin()] += totals[i]
         ends.append(places.max())
     return float(np.mean(ends))
 
 
-def ram_bytes(job: Job, measured: Measured) -> int:
-    """Of the main process: what was measured, and the images of the generate-dataset where they lie in memory."""
+def ram_bytes(job: Job, measured: GroupRates) -> int:
+    """Memory of the main process: the measured peak, and the generate-dataset if it lies in memory."""
     images, size = _stored(job)
     return measured.most("ram_bytes") + (0 if is_on_disk(images, size) else store_bytes(images, size))
 
 
 def _stored(job: Job) -> tuple[int, int]:
-    """The images of the generate-dataset, and their pixels a side."""
+    """The number of images in the generate-dataset, and their side in pixels."""
     return (job.kept // job.rounds, job.hparams["image_size"]) if job.rounds else (0, 0)
 
 
-def disk_bytes(job: Job, measured: Measured) -> int:
-    """model.pkl, results.jsonl, saved rounds, at most this for the gallery (a PNG of noise is as large as raw).
+def disk_bytes(job: Job, measured: GroupRates) -> int:
+    """Disk space of model.pkl, results.jsonl, saved rounds and gallery.
 
-    A generate-dataset too large for memory is a file while the job runs; it is counted too.
+    The gallery is an upper bound: its PNGs are counted as uncompressed. A generate-dataset that is too large for memory
+    is a file while the job runs, and is counted too.
     """
     total = measured.most("model_bytes") + job.checkpoints * LINE_BYTES
     if job.rounds:

@@ -1,4 +1,4 @@
-"""What a sweep will do, counted exactly and without running anything: jobs, steps, rounds, images, LD gradients."""
+"""Exact counts of a sweep's jobs, steps, rounds, images and LD gradients, without running anything."""
 
 import json
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from ..sweeping import sweep_files
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the host's train script, and how much of everything is in it."""
+    """One run of the host's train script, and its counts."""
 
-    args: dict[str, Any]  # of the host's train script, as its sweep gives them
-    hparams: dict[str, Any]  # as the host's train chooses them
+    args: dict[str, Any]  # arguments of the host's train script, from the host's sweep
+    hparams: dict[str, Any]  # as the host's train script chooses them
     steps: int
     checkpoints: int
-    evaluated: int  # images through `predict` in all evaluations: every split of every environment, each checkpoint
-    rounds: int = 0  # of generation
-    kept: int = 0  # generated images that enter the generate-dataset
-    candidates: int = 0  # generated images, N_c for each one kept
-    ld_gradients: int = 0  # images times draws, over all steps
-    raw_steps: int = 0  # before the first round, when the generated minibatch is the raw one
-    domains: int = 0  # that it trains on
+    evaluated: int  # images in all evaluations: every split of every environment at each checkpoint
+    rounds: int = 0  # rounds of generation
+    kept: int = 0  # images written to the generate-dataset, over all rounds
+    candidates: int = 0  # generated candidates, N_c for each image in `kept`
+    ld_gradients: int = 0  # LD's images times draws, over all steps
+    raw_steps: int = 0  # steps before the first round; their generated minibatch is the raw one
+    domains: int = 0  # training domains
 
     @property
     def dataset(self) -> str:
@@ -39,19 +39,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Request:
-    """What an estimate is asked for."""
+    """The parsed arguments of `domainfusion estimate`."""
 
     launcher: str
     data_dir: str
-    jobs: list[dict[str, Any]]  # the args of those that the launch would start now
-    others: int  # jobs of the sweep that are there already, done or begun
+    jobs: list[dict[str, Any]]  # train arguments of the jobs that the launch would start now
+    begun_or_done: int  # number of jobs that are done or begun in the sweep folder
 
 
 def request(words: Sequence[str]) -> Request:
-    """The words after `domainfusion estimate`: those of `domainfusion sweep`, `launch` left out at will, and --json.
+    """Parse the words after `domainfusion estimate`. They are those of `domainfusion sweep`, and --json.
 
-    That is, the arguments of the host's sweep, or a sweep file and the arguments of the launch. Raises InputError for
-    an unknown dataset, algorithm, launcher or hparam, for a wrong file and for missing arguments.
+    So they are the arguments of the host's sweep, or a sweep file and the arguments of the launch. The word `launch` is
+    optional. Raises InputError for an unknown dataset, algorithm, launcher or hparam, for a wrong file and for missing
+    arguments.
     """
     words = [word for word in words if word != "--json"]
     if words[:1] == ["launch"]:
@@ -79,7 +80,7 @@ def request(words: Sequence[str]) -> Request:
 
 
 def hparams_of(args: dict[str, Any]) -> dict[str, Any]:
-    """The hparams of a job, chosen as the host's train script chooses them."""
+    """The hparams of a job, chosen by the rule of the host's train script."""
     registry, algorithm, dataset = host.hparams_registry, args["algorithm"], args["dataset"]
     if args["hparams_seed"] == 0:
         hparams = registry.default_hparams(algorithm, dataset)
@@ -90,7 +91,7 @@ def hparams_of(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) -> Job:
-    """Count one job. images: how many each environment of the dataset has."""
+    """Count one job. images: the number of images in each environment of the dataset."""
     dataset = host.datasets.get_dataset_class(args["dataset"])
     steps = args.get("steps") or dataset.N_STEPS
     frequency = args.get("checkpoint_freq") or dataset.CHECKPOINT_FREQ
@@ -121,6 +122,6 @@ def in_splits(images: Sequence[int], holdout_fraction: float) -> list[int]:
 
 
 def _rounds(steps: int, hparams: dict, images: Sequence[int], holdout_fraction: float) -> list[int]:
-    """The steps at which a round of generation begins; an epoch is the host's, of the smallest of all in-splits."""
+    """The steps at which a round of generation begins. The host's epoch is one pass over the smallest in-split."""
     steps_per_epoch = min(in_splits(images, holdout_fraction)) / hparams["batch_size"]
     return [step for step in range(steps) if round_begins(step, steps_per_epoch, hparams)]

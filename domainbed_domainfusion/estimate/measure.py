@@ -1,8 +1,8 @@
 """The calibration itself, in a process of its own: `python -m domainbed_domainfusion.estimate.measure SPEC`.
 
-It builds what the host's train script builds, from the host's own parts, and times each part of a run for a few
-seconds: a step, an evaluated image, a generated image, an LD gradient. It prints them as one JSON line, and then goes
-on training until its standard input is closed, so that its neighbours are measured on a busy machine, as jobs are.
+It builds the same objects as the host's train script, from the host's own classes. It times each part of a run for a
+few seconds: a step, an evaluated image, a generated image, an LD gradient. It prints the times as one JSON line. Then
+it trains until its standard input is closed, so that the parallel calibrations are measured on a busy machine too.
 """
 
 import itertools
@@ -22,13 +22,14 @@ from typing import Any
 from ..errors import exit_status
 
 EVALUATION_BATCH = 64  # the host's
-PREFETCHED = 2  # minibatches of each loader process, torch's default
-SLOW_ENCODE = 0.1  # seconds of one image's encoding from which on generation and LD are measured on few images: on as
-ENCODED = 1.0  # many as are encoded in this many seconds, at least one
+PREFETCHED = 2  # minibatches that each loader worker fetches ahead, torch's default
+#: If encoding one image takes longer (seconds), generation and LD are measured on few images instead of whole batches.
+SLOW_ENCODE = 0.1
+ENCODED = 1.0  # "few" is the number of images that are encoded in this many seconds, at least one
 
 
 def main() -> None:
-    answers, sys.stdout = sys.stdout, sys.stderr  # where a dataset or an algorithm may print what it likes
+    answers, sys.stdout = sys.stdout, sys.stderr  # datasets and algorithms may print; stdout is for the answers
     calibration = Calibration(json.loads(sys.argv[1]))
     print(json.dumps(calibration.measure()), file=answers, flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 class Calibration:
-    """One run as the host's train script builds it. `spec` is what `calibration.calibrate` sends."""
+    """One run as the host's train script builds it. spec: see `calibration.calibrate`."""
 
     def __init__(self, spec: dict[str, Any]):
         import torch
@@ -63,7 +64,7 @@ class Calibration:
             for i, (_, in_split) in enumerate(splits)
             if i not in spec["test_envs"]
         ]
-        # Of the evaluation loaders one is enough: the others' processes would only wait, each in its own memory.
+        # One evaluation loader is enough. The others would only take memory.
         self.evaluation = loaders.FastDataLoader(splits[0][0], EVALUATION_BATCH, workers)
         self.result["loader_processes"] = workers * (len(training) + 2 * len(splits))
         minibatches = batch_size * len(training) + sum(
@@ -77,7 +78,7 @@ class Calibration:
         self.random_ldm = spec["random_ldm"]
 
     def measure(self) -> dict[str, Any]:
-        """The fields of `calibration.Rates`, but for `ended`."""
+        """The fields of `calibration.Rates` except `ended`."""
         from ..algorithms.domainfusion import DomainFusion
 
         self._evaluation()
@@ -90,12 +91,15 @@ class Calibration:
         return self.result
 
     def step(self) -> dict[str, float]:
-        """One training step, the wait for its minibatches included."""
+        """One training step, including the wait for its minibatches."""
         minibatches = [(x.to(self.device), y.to(self.device)) for x, y in next(self.minibatches)]
         return self.algorithm.update(minibatches, None)
 
     def _mean(self, call: Callable[[], Any]) -> float:
-        """Seconds a call. The first is a warm-up, which a run pays once too, unless it already takes long enough."""
+        """Mean seconds per call, without the first one. The first call's extra time is added to the warm-up.
+
+        If the first call takes `repeated` seconds or more, it is the only one.
+        """
         first = self._seconds(call)
         if first >= self.repeated:
             return first
@@ -123,7 +127,7 @@ class Calibration:
             host.lib.misc.accuracy(self.algorithm, [(x[:most], y[:most])], None, self.device)
 
         one = self._seconds(lambda: evaluate(1))
-        if one >= self.repeated:  # predicts with a diffusion model: a batch would take minutes
+        if one >= self.repeated:  # a zero-shot algorithm: a whole batch would take minutes
             self.result["evaluated"] = one
             return
         sizes.clear()
@@ -133,13 +137,13 @@ class Calibration:
     def _domainfusion(self) -> None:
         from ..hosting import context
 
-        asked, hparams, algorithm = dict(self.hparams), self.algorithm.hparams, self.algorithm
+        configured, hparams, algorithm = dict(self.hparams), self.algorithm.hparams, self.algorithm
         algorithm.step = 1
-        hparams.update(updating=False, lambda2=0)  # no round of its own, and no LD yet
+        hparams.update(updating=False, lambda2=0)  # a step now neither generates nor distils
         if not algorithm.uses_diffusion:
             self.result["raw_step"] = self.result["step"] = self._mean(self.step)
             return
-        hparams["generation_budget"] = max(asked["generation_batch"], len(context.current().in_splits))
+        hparams["generation_budget"] = max(configured["generation_batch"], len(context.current().in_splits))
         with self.stopwatch() as loading:
             algorithm.load_diffusion(self.device)
         self.result["load"] = loading.seconds
@@ -147,27 +151,27 @@ class Calibration:
             from ..diffusion.random_model import randomise
 
             randomise(algorithm.generation.sampler.ldm)
-        encoding = self._encoding(asked["image_size"])
+        encoding = self._encoding(configured["image_size"])
         few = max(1, int(ENCODED / encoding)) if encoding > SLOW_ENCODE else 0  # 0: whole batches
         self.result["few_images"] = few
         self.result["raw_step"] = self.result["step"] = self._mean(self.step)
         if algorithm.uses_generated:
-            self._rounds(asked, encoding, few)
+            self._rounds(configured, encoding, few)
             self.result["step"] = self._mean(self.step)
-        if asked["lambda2"] > 0:
-            hparams["lambda2"] = asked["lambda2"]
-            self._distillation(asked, few)
+        if configured["lambda2"] > 0:
+            hparams["lambda2"] = configured["lambda2"]
+            self._distillation(configured, few)
 
     def _encoding(self, size: int) -> float:
-        """Seconds of one image through the VAE's encoder, the least of a few: it is subtracted from other times."""
+        """Seconds to encode one image with the VAE. The minimum of three, because it is subtracted from other times."""
         import torch
 
         images, ldm = torch.zeros(1, 3, size, size), self.algorithm.generation.sampler.ldm
         with torch.no_grad():
             return min(self._seconds(lambda: ldm.encode(images)) for _ in range(3))
 
-    def _rounds(self, asked: dict[str, Any], encoding: float, few: int) -> None:
-        """Generation per image kept; reading and storing it apart from the diffusion model's work."""
+    def _rounds(self, configured: dict[str, Any], encoding: float, few: int) -> None:
+        """Measure a round per image: reading and storing first, then the diffusion model's work."""
         import torch
 
         from ..generated.generation import Generated
@@ -178,7 +182,7 @@ class Calibration:
         def unchanged(x: Any, y: Any, seeds: list, shared: bool) -> Generated:
             return Generated(x, torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.long))
 
-        batch = asked["generation_batch"]
+        batch = configured["generation_batch"]
         first = self._seconds(lambda: dataset.refresh(0, unchanged, batch))
         again = self._seconds(lambda: dataset.refresh(0, unchanged, batch))
         self.result["warm_up"] += max(0.0, first - again)  # the loaders are built once
@@ -190,17 +194,18 @@ class Calibration:
         algorithm.eval()
         candidates = generation.candidates
         if few:
-            generating = encoding + candidates * self._candidate(asked, x[:1], y[:1], encoding, few)
+            generating = encoding + candidates * self._candidate(configured, x[:1], y[:1], encoding, few)
         else:
             seeds = [[i * candidates + j for j in range(candidates)] for i in rows]
             generating = self._mean(lambda: generation(x, y, seeds)) / len(x)
         self.result["kept"] = again / len(dataset.keys) + generating
         algorithm.train()
 
-    def _candidate(self, asked: dict[str, Any], x: Any, y: Any, encoding: float, few: int) -> float:
-        """Seconds of a candidate without its source's encoding, from `few` of one source at one and two steps.
+    def _candidate(self, configured: dict[str, Any], x: Any, y: Any, encoding: float, few: int) -> float:
+        """Seconds of one candidate without encoding its source, extrapolated from one and two denoising steps.
 
-        Every further row (one image in one U-Net call) takes the same. All else is there once a candidate.
+        Both are measured with `few` candidates of one source. The time is linear in the U-Net's rows; everything else
+        happens once per candidate.
         """
         from ..diffusion.candidates import CandidateSampler
         from ..diffusion.prompted import PromptedModel
@@ -209,25 +214,25 @@ class Calibration:
         real, points = self.algorithm.generation, []
         model = PromptedModel(real.sampler.ldm, real.sampler.prompts)
         for steps in (1, 2):
-            hparams = {**asked, "denoising_steps": steps, "strength": 1.0, "guidance_interval": 1.0}
+            hparams = {**configured, "denoising_steps": steps, "strength": 1.0, "guidance_interval": 1.0}
             generation = Generation(CandidateSampler.of(model, hparams), real.judge, hparams)
             seconds = self._seconds(partial(generation, x, y, [list(range(few))]))
-            points.append((_rows(generation.sampler), max(0.0, seconds - encoding) / few))
+            points.append((_unet_rows(generation.sampler), max(0.0, seconds - encoding) / few))
         (low, first), (high, second) = points
-        return first + (_rows(real.sampler) - low) * max(0.0, second - first) / (high - low)
+        return first + (_unet_rows(real.sampler) - low) * max(0.0, second - first) / (high - low)
 
-    def _distillation(self, asked: dict[str, Any], few: int) -> None:
-        """LD per gradient (image and draw), as `update` reports it; on a step's images, or on `few` of them."""
+    def _distillation(self, configured: dict[str, Any], few: int) -> None:
+        """Measure LD per image and draw, from the seconds that `update` returns, on at most `few` images (0: all)."""
         from ..hosting import context
 
         hparams = self.algorithm.hparams
-        hparams["ld_images"] = min(few, asked["ld_images"] or few) if few else asked["ld_images"]
+        hparams["ld_images"] = min(few, configured["ld_images"] or few) if few else configured["ld_images"]
         seconds: list[float] = []
         self._mean(lambda: seconds.append(self.step()["ld_seconds"]))
         seconds = seconds[1:] or seconds
         batch = hparams["batch_size"] * len(context.current().in_splits)
         images = min(hparams["ld_images"] or batch, batch)
-        self.result["ld_gradient"] = sum(seconds) / len(seconds) / images / asked["ld_draws"]
+        self.result["ld_gradient"] = sum(seconds) / len(seconds) / images / configured["ld_draws"]
 
     def _saving(self) -> None:
         import torch
@@ -252,8 +257,8 @@ class Calibration:
         self.result["threads"] = torch.get_num_threads()
 
 
-def _rows(sampler: Any) -> int:
-    """Images through the U-Net for one candidate: two in a guided step."""
+def _unet_rows(sampler: Any) -> int:
+    """Rows of all U-Net calls for one candidate: one per step, two in a guided step."""
     return sampler.evaluations + sampler.guided
 
 

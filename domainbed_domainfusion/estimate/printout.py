@@ -23,7 +23,7 @@ def as_text(estimate: Any) -> str:
 
 
 def as_json(estimate: Any) -> dict[str, Any]:
-    """The same numbers: seconds, bytes, counts; one entry per (dataset, algorithm)."""
+    """The same numbers as JSON values: seconds, bytes and counts, one entry per (dataset, algorithm)."""
     groups = [
         {
             **{key: value for key, value in group.items() if key not in ("seconds", "rates")},
@@ -34,9 +34,9 @@ def as_json(estimate: Any) -> dict[str, Any]:
     ]
     return {
         "jobs": len(estimate.jobs),
-        "jobs_begun_or_done": estimate.not_launched,
+        "jobs_begun_or_done": estimate.begun_or_done,
         "launcher": estimate.launcher,
-        "jobs_beside": estimate.conditions.beside,
+        "jobs_beside": estimate.conditions.jobs_at_a_time,
         "wall_clock_seconds": estimate.wall_clock,
         "ram_bytes": estimate.ram_bytes,
         "disk_bytes": estimate.disk_bytes,
@@ -78,7 +78,7 @@ def _sizes(estimate: Any) -> str:
     for name, data in estimate.data.items():
         source = "published sizes" if data.published else "in --data_dir"
         lines.append(f"{name}: {sum(data.images):,} images in {len(data.images)} environments ({source})")
-    begun = f"; {estimate.not_launched} more are done or begun" if estimate.not_launched else ""
+    begun = f"; {estimate.begun_or_done} more are done or begun" if estimate.begun_or_done else ""
     return "\n".join([f"{len(estimate.jobs)} jobs to launch{begun}", *lines])
 
 
@@ -114,19 +114,19 @@ def _resources(estimate: Any) -> str:
     if not rates:
         return "Nothing to launch."
     device = rates[0].device if rates[0].gpu_bytes else f"CPU, {rates[0].threads} threads a job"
-    beside = estimate.conditions.beside
+    at_a_time = estimate.conditions.jobs_at_a_time
     if estimate.conditions.cluster:
         wall = f"depends on {estimate.launcher}: {duration(estimate.wall_clock)} one job after the other"
     else:
-        wall = f"{duration(estimate.wall_clock)} with {estimate.launcher}, {beside} at a time"
+        wall = f"{duration(estimate.wall_clock)} with {estimate.launcher}, {at_a_time} at a time"
     ram = estimate.ram_bytes
     gpu = max(point.gpu_bytes for point in rates)
     few = max(point.few_images for point in rates)
-    beyond = f" with {few} of a batch's images; all of them take more" if few else ""
+    few_note = f" with {few} of a batch's images; all of them take more" if few else ""
     loaders, prefetched = (
         max(getattr(point, name) for point in rates) for name in ("loader_processes", "prefetched_bytes")
     )
-    outside = (
+    loader_note = (
         f"; beside it a job has {loaders} loader processes, with {_size(prefetched)} of waiting minibatches"
         if loaders
         else ""
@@ -135,8 +135,8 @@ def _resources(estimate: Any) -> str:
         [
             f"wall clock   {wall} ({device})",
             f"GPU memory   {_size(gpu) + ' a job, measured' if gpu else 'not measured: no GPU here'}",
-            f"RAM          {_size(ram)} a job, {_size(ram * beside)} for those at a time (measured peak of the main "
-            f"process{beyond}{outside})",
+            f"RAM          {_size(ram)} a job, {_size(ram * at_a_time)} for those at a time (measured peak of the main "
+            f"process{few_note}{loader_note})",
             f"disk         {_size(estimate.disk_bytes)} (model.pkl, results, gallery, saved rounds)",
         ]
     )
@@ -182,7 +182,7 @@ def _name(group: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that leaves at most three digits before the point, e.g. "41 s", "12.3 min", "5.4 h", "12.3 days"."""
+    """Seconds as text in a fitting unit: "41 s", "12.3 min", "5.4 h", "12.3 days"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     for unit, length in (("min", 60), ("h", 3600)):
@@ -196,7 +196,7 @@ def _size(size: float) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their cells, numbers to the right."""
+    """A text table: the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for name, *numbers in rows:

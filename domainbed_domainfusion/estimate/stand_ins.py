@@ -1,4 +1,4 @@
-"""What takes the place of data and weights that are not on this machine; their content decides no time."""
+"""Replacements for data and weights that are not on this machine. Speed does not depend on their content."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from ..diffusion.source import HUB_ID, resolve_source
 from ..errors import InputError
 from .benchmarks import Benchmark
 
-IMAGES = 320  # per environment: an out-split of one whole evaluation batch
+IMAGES = 320  # per environment, so that an out-split is one whole evaluation batch of 64
 
 
 def has_folder(benchmark: Benchmark, data_dir: str) -> bool:
@@ -16,7 +16,10 @@ def has_folder(benchmark: Benchmark, data_dir: str) -> bool:
 
 
 def write_pictures(benchmark: Benchmark, folder: Path, at_least: int) -> None:
-    """An image folder in the benchmark's layout: one noise picture of its usual size, under many names."""
+    """Write an image folder in the benchmark's layout: one noise picture of its usual size, hard-linked many times.
+
+    at_least: the least number of images per environment.
+    """
     import numpy as np
     from PIL import Image
 
@@ -32,8 +35,8 @@ def write_pictures(benchmark: Benchmark, folder: Path, at_least: int) -> None:
     picture.unlink()
 
 
-def ldm_is_here(hparams: dict[str, Any]) -> bool:
-    """Whether the diffusion model is on this machine; the network is not asked (HF_HUB_OFFLINE is set before).
+def ldm_is_available(hparams: dict[str, Any]) -> bool:
+    """Whether the diffusion model is on this machine. The network is not used, because HF_HUB_OFFLINE is set.
 
     Raises InputError for a local folder that cannot be used.
     """

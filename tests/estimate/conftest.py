@@ -1,4 +1,4 @@
-"""What the estimate's tests share."""
+"""Fixtures of the estimate's tests."""
 
 import sys
 import time
@@ -9,8 +9,8 @@ from domainbed_domainfusion.hosting import host
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-    """What an estimate changes in this process: where the host's sweep was imported, and the hub's offline switch."""
+def process_restored(monkeypatch):
+    """Undo an estimate's changes to this process: the import of the host's sweep, sys.path and HF_HUB_OFFLINE."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield

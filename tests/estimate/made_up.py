@@ -6,9 +6,11 @@ REQUIRED = ["--output_dir", "nowhere", "--data_dir", "nowhere", "--command_launc
 
 
 def sweep_jobs(*arguments: str) -> tuple[list[dict], int]:
-    """The args of the jobs without their folders, and how many others there are."""
-    asked = counting.request([*arguments, *REQUIRED])
-    return [{name: value for name, value in args.items() if name != "output_dir"} for args in asked.jobs], asked.others
+    """The train arguments of the jobs without output_dir, and the number of jobs that are begun or done."""
+    request = counting.request([*arguments, *REQUIRED])
+    return [
+        {name: value for name, value in args.items() if name != "output_dir"} for args in request.jobs
+    ], request.begun_or_done
 
 
 def job(hparams=None, **counts) -> counting.Job:

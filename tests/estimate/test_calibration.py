@@ -1,4 +1,4 @@
-"""The calibration measures what a run does: slowed-down parts are measured as slow."""
+"""The calibration times the parts of a run: parts that are slowed down by sleeping take at least that time."""
 
 import time
 
@@ -10,7 +10,7 @@ from domainbed_domainfusion.hosting import host
 
 
 def test_a_slow_algorithm_is_measured_as_slow(monkeypatch, spec):
-    """Lower bounds only: a step that sleeps 30 ms takes that, an evaluated image 1 ms."""
+    """A step sleeps 30 ms, an evaluated image 1 ms. These are lower bounds."""
 
     class Slow(host.algorithms.ERM):
         def update(self, minibatches, unlabeled=None):
@@ -28,7 +28,7 @@ def test_a_slow_algorithm_is_measured_as_slow(monkeypatch, spec):
 
 
 def test_minibatches_that_wait_in_loader_processes(monkeypatch, spec):
-    """By hand: in-splits of 16, 17 and 18 images, out-splits of 4, all of them smaller than an evaluation batch."""
+    """By hand: in-splits of 16, 17 and 18 images and out-splits of 4. Each is smaller than an evaluation batch."""
     monkeypatch.setattr(host.datasets.TinyDigits, "N_WORKERS", 2)
     loader = torch.utils.data.DataLoader([0], num_workers=1)
     images = 2 * 4 + (16 + 17 + 18) + 3 * 4
@@ -38,7 +38,7 @@ def test_minibatches_that_wait_in_loader_processes(monkeypatch, spec):
 
 
 def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tiny_ldm):
-    """Per image kept, and per image and draw: a candidate that sleeps 5 ms, an LD gradient that sleeps 3 ms."""
+    """A candidate sleeps 5 ms, so an image with three takes 15 ms. LD sleeps 3 ms per image and draw."""
     from domainbed_domainfusion.diffusion.candidates import CandidateSampler
     from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 
@@ -73,7 +73,7 @@ def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tin
 
 @pytest.mark.parametrize("seconds, expected", [((0.5, 0.8), 0.2 + 8 * 0.3), ((0.5, 0.4), 0.2), ((0.1, 0.2), 0.0)])
 def test_a_hiccup_makes_no_time_negative(monkeypatch, spec, tiny_ldm, seconds, expected):
-    """One candidate at one and at two steps, 0.3 s of it its source's encoding; nine evaluations without guidance."""
+    """seconds: for one candidate at one and at two steps, 0.3 s for encoding included. The run takes nine steps."""
     hparams = {
         **host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"),
         "ldm": tiny_ldm,

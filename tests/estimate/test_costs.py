@@ -1,4 +1,4 @@
-"""From counts and rates to seconds, memory and disk, each by hand."""
+"""Seconds, memory and disk from made-up counts and rates, each computed by hand."""
 
 import pytest
 import torch
@@ -19,15 +19,15 @@ def test_a_setting_is_what_decides_the_time():
     assert calibration.group_of(job(base, domains=2)) != group
 
 
-def test_corners_and_the_line_between_them():
+def test_extreme_jobs_and_the_line_between_them():
     jobs = [job({"batch_size": b, "candidates": c}) for b, c in ((8, 5), (20, 1), (40, 3))]
-    low, high = calibration.corners(jobs)
+    low, high = calibration.extreme_jobs(jobs)
     assert [point.hparams for point in (low, high)] == [
         {"batch_size": 8, "candidates": 1},
         {"batch_size": 40, "candidates": 5},
     ]
-    assert len(calibration.corners(jobs[:1] * 3)) == 1
-    measured = calibration.Measured([(low, rates(step=1.0, kept=10.0)), (high, rates(step=5.0, kept=50.0))])
+    assert len(calibration.extreme_jobs(jobs[:1] * 3)) == 1
+    measured = calibration.GroupRates([(low, rates(step=1.0, kept=10.0)), (high, rates(step=5.0, kept=50.0))])
     assert measured.rate("step", jobs[1], "batch_size") == pytest.approx(2.5)
     assert measured.rate("kept", jobs[2], "candidates") == pytest.approx(30.0)
     assert measured.rate("step", jobs[1]) == 3.0
@@ -35,7 +35,7 @@ def test_corners_and_the_line_between_them():
 
 def test_seconds_of_a_job():
     """Each part by hand."""
-    measured = calibration.Measured(
+    measured = calibration.GroupRates(
         [
             (
                 job(),
@@ -74,7 +74,7 @@ def test_seconds_of_a_job():
 def test_the_generate_dataset_is_counted_in_memory_or_on_the_disk():
     """DomainNet's 410,000 images of 320 pixels are a file of 126 GB; 1,000 of them are 0.3 GB of memory."""
     hparams = {"image_size": 320, "save_generated": "none", "gallery": 0}
-    measured = calibration.Measured([(job(), rates(ram_bytes=10**9))])
+    measured = calibration.GroupRates([(job(), rates(ram_bytes=10**9))])
     counts = {"steps": 10, "checkpoints": 0, "evaluated": 0, "rounds": 2}
     small = counting.Job({}, hparams, kept=2 * 1000, **counts)
     large = counting.Job({}, hparams, kept=2 * 410_000, **counts)
@@ -89,14 +89,14 @@ def test_wall_clock():
     assert costs.wall_clock([3, 1, 2], 1) == 6
     assert costs.wall_clock([2] * 5, 2) == 6
     assert costs.wall_clock([3, 1, 2], 8) == 3
-    # of the six orders of 3, 1, 2 on two places, (3 1 2), (1 3 2), (3 2 1), (2 3 1) end after 3 or 4
-    ends = {(3, 1, 2): 3, (3, 2, 1): 3, (1, 3, 2): 3, (2, 3, 1): 3, (1, 2, 3): 4, (2, 1, 3): 5}
+    # All six orders of jobs of 3, 1 and 2 seconds, two at a time: order → end of the last job, by hand.
+    ends = {(3, 1, 2): 3, (3, 2, 1): 3, (1, 3, 2): 3, (2, 3, 1): 3, (1, 2, 3): 4, (2, 1, 3): 4}
     assert costs.wall_clock([3, 1, 2], 2) == pytest.approx(sum(ends.values()) / 6, abs=0.2)
 
 
 def test_disk():
-    """By hand: a model, three lines, two rounds of 4 saved images, and 2 followed images of 3 domains thrice."""
-    measured = calibration.Measured([(job(), rates(model_bytes=1000))])
+    """By hand: a model, three lines, two saved rounds of 4 images, a gallery of 2 images × 3 domains × 3 versions."""
+    measured = calibration.GroupRates([(job(), rates(model_bytes=1000))])
     hparams = {"gallery": 2, "image_size": 8, "save_generated": "all"}
     made = job(hparams, checkpoints=3, rounds=2, kept=8, domains=3)
     assert costs.disk_bytes(made, measured) == 1000 + 3 * costs.LINE_BYTES + (8 + 18) * 192

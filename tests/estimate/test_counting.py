@@ -1,4 +1,4 @@
-"""Counts against a real run, the host's own lists of jobs, and published sizes."""
+"""The counts, compared with a real run, with the host's own lists of jobs and with published sizes."""
 
 import json
 import runpy
@@ -45,20 +45,20 @@ def test_jobs_that_are_there_already_are_not_launched(tmp_path):
     ]
     first = counting.request(arguments).jobs[0]
     Path(first["output_dir"]).mkdir()
-    asked = counting.request(arguments)
-    assert (len(asked.jobs), asked.others) == (3, 1) and first not in asked.jobs
+    request = counting.request(arguments)
+    assert (len(request.jobs), request.begun_or_done) == (3, 1) and first not in request.jobs
 
 
 def test_a_sweep_file_is_taken_too(tmp_path):
-    """Its own jobs, in the folders that a launch of it makes."""
+    """The jobs of the file's sweeps, in the folders of its launch."""
     file = tmp_path / "two.txt"
     file.write_text(
         "# Jobs: 12\n[a]\n--algorithms ERM SAM\n--datasets PACS\n--single_test_envs\n--n_trials 1\n"
         "--n_hparams 1\n[b]\n--algorithms ERM\n--datasets VLCS\n--single_test_envs\n--n_trials 1\n"
         "--n_hparams 1\n"
     )
-    asked = counting.request(["launch", str(file), *REQUIRED])
-    assert [(Path(args["output_dir"]).parent.name, args["algorithm"]) for args in asked.jobs] == (
+    request = counting.request(["launch", str(file), *REQUIRED])
+    assert [(Path(args["output_dir"]).parent.name, args["algorithm"]) for args in request.jobs] == (
         [("a", "ERM")] * 4 + [("a", "SAM")] * 4 + [("b", "ERM")] * 4
     )
 
@@ -93,7 +93,7 @@ def test_hparams_are_drawn_as_train_draws_them():
     ],
 )
 def test_counts_are_what_a_run_does(host_run, tiny_ldm, tiny_dataset, steps, hparams):
-    """The run reports its images; candidates and LD gradients are counted where they are made."""
+    """A run reports its generated images. Spies count its candidates and LD gradients."""
     run = host_run(
         "DomainFusion",
         0,
@@ -145,7 +145,7 @@ def _spy(algorithm, made: dict) -> None:
 def test_evaluated_images_are_those_of_the_hosts_train(
     monkeypatch, tmp_path, tiny_dataset, as_script, steps, algorithm
 ):
-    """TinyDigits: 20 + 21 + 22 images, a checkpoint every 6 steps."""
+    """TinyDigits has 20 + 21 + 22 images and a checkpoint every 6 steps."""
     seen = []
     accuracy = host.lib.misc.accuracy
 

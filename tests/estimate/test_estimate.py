@@ -1,4 +1,4 @@
-"""The whole estimate at tiny size, and what it prints."""
+"""The whole estimate at tiny size, and its printout."""
 
 import json
 
@@ -14,7 +14,7 @@ from .made_up import REQUIRED, rates
 
 
 def test_the_whole_estimate(monkeypatch, tmp_path, capsys, tiny_ldm):
-    """Stdout is one JSON object, although a dataset without class names makes the algorithm print; nothing is left."""
+    """Stdout is one JSON object, although the algorithm prints. The sweep folder is not made."""
     monkeypatch.setattr(calibration, "SECONDS", 0.1)
     hparams = {"ldm": tiny_ldm, "batch_size": 4, "denoising_steps": 3, "generation_interval": 1, "ld_images": 2}
     cli.main(
@@ -55,7 +55,7 @@ def test_the_whole_estimate(monkeypatch, tmp_path, capsys, tiny_ldm):
 
 
 def test_what_is_printed():
-    """Numbers by hand: two jobs of 40 s, of which generation 8640 s would be a tenth of a day."""
+    """Numbers by hand: two jobs, each with 43,200 s (half a day) of generation."""
     made = counting.Job(
         {"dataset": "PACS", "algorithm": "DomainFusion"},
         {},
@@ -68,7 +68,7 @@ def test_what_is_printed():
         ld_gradients=48000,
         domains=3,
     )
-    point = calibration.Measured(
+    point = calibration.GroupRates(
         [
             (
                 made,

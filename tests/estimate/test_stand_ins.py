@@ -1,4 +1,4 @@
-"""What takes the place of data and weights that are not on this machine."""
+"""Replacements for data and weights that are not on this machine."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,9 +16,9 @@ def test_pictures_in_a_benchmarks_layout(tmp_path):
     assert dataset.num_classes == 7 and dataset[1][0][0].shape == (3, 224, 224)
 
 
-def test_what_is_missing_is_replaced_and_told(monkeypatch):
-    """Data, diffusion model and backbone weights; the folders are gone afterwards."""
-    monkeypatch.setattr(stand_ins, "ldm_is_here", lambda hparams: False)
+def test_what_is_missing_is_replaced_and_noted(monkeypatch):
+    """Data, diffusion model and backbone weights are replaced. The temporary folders are deleted afterwards."""
+    monkeypatch.setattr(stand_ins, "ldm_is_available", lambda hparams: False)
     hparams = {**host.hparams_registry.default_hparams("DomainFusion", "PACS"), "backbone": "resnet50"}
     args = {"dataset": "PACS", "algorithm": "DomainFusion", "test_envs": [0], "holdout_fraction": 0.2, "data_dir": "d"}
     made = counting.count(args, hparams, BENCHMARKS["PACS"].images)
@@ -28,7 +28,7 @@ def test_what_is_missing_is_replaced_and_told(monkeypatch):
         check_folder(Path(spec["hparams"]["ldm"]))
         assert Path(spec["data_dir"], "PACS").is_dir() and spec["random_ldm"]
         assert spec["hparams"]["pretrained"] is False and made.hparams["pretrained"] is True
-        assert replaced.spec(made, [made])["hparams"] == spec["hparams"]  # one folder for all
+        assert replaced.spec(made, [made])["hparams"] == spec["hparams"]  # the same folders for every job
     assert not Path(spec["hparams"]["ldm"]).exists() and not Path(spec["data_dir"]).exists()
     assert [note.split(" is not ")[0] for note in replaced.notes] == [
         "PACS: the folder PACS",
