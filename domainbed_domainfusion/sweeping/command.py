@@ -15,7 +15,7 @@ from . import host_scripts, sweep_files
 VERBS = ("launch", "delete_incomplete")
 FILE_OPTIONS = ("--dry-run", "--check")
 #: A dry run uses these where the launch's own arguments are not given. Job names depend on the data folder.
-DRY_RUN = ("--data_dir", "data", "--output_dir", "runs", "--command_launcher", "local")
+DRY_RUN_ARGUMENTS = ("--data_dir", "data", "--output_dir", "runs", "--command_launcher", "local")
 
 HELP = """\
 usage: domainfusion sweep launch|delete_incomplete ARGUMENTS
@@ -36,7 +36,7 @@ ARGUMENTS after a FILE override the file's own: `--n_hparams 1 --n_trials 1` is 
 
 
 def sweep(words: Sequence[str]) -> int:
-    """Run the command in the words after `domainfusion sweep`; return the exit status. Raises InputError."""
+    """Run `domainfusion sweep <words>` and return the exit status. Raises InputError for wrong words."""
     first, rest = (words[0] if words else ""), list(words[1:])
     has_file = bool(rest) and not rest[0].startswith("-")
     for_file = first in FILE_OPTIONS or (first in VERBS and has_file)
@@ -61,7 +61,7 @@ def sweep(words: Sequence[str]) -> int:
 def dry_run(path: Path, extra: Sequence[str]) -> int:
     """Print, for each sweep of the file, the host's own command and the host's own list of jobs. Returns 0."""
     file = sweep_files.read(path)
-    arguments = [*DRY_RUN, *extra]
+    arguments = [*DRY_RUN_ARGUMENTS, *extra]
     total = 0
     for sweep in file.sweeps:
         jobs = sweep.jobs(arguments)

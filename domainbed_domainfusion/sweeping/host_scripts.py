@@ -1,4 +1,4 @@
-"""The host's scripts as commands: how one is run, in which environment, and which options a job's command has."""
+"""Running the host's scripts: the command, its environment variables, and the options of a job's command."""
 
 import os
 import shlex
@@ -32,7 +32,7 @@ def script_environment(threads: int | None = None) -> dict[str, str]:
 
 
 def command_options(command: str) -> dict[str, str]:
-    """The `--name value …` pairs of a shell command, several values joined by a space."""
+    """The options of a shell command: name → its values, joined by spaces."""
     options: dict[str, list[str]] = {}
     values: list[str] = []
     for word in shlex.split(command):

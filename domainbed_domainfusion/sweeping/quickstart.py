@@ -11,8 +11,8 @@ from .host_scripts import run_host_script
 QUICKSTART_ALGORITHMS = ("ERM", "SAM", "DomainFusion")
 QUICKSTART_DATASET = "DigitStyles"
 QUICKSTART_STEPS = 300  # four epochs at batch size 16
-# A sweep gives its --hparams to each of its algorithms. The first three concern all of them. The others make
-# DomainFusion's generation and LD small enough for minutes on two cores. Every other hparam has its default.
+# A sweep passes its --hparams to each of its algorithms. The first three change all of them. The others reduce
+# DomainFusion's generation and LD, so that the sweep takes minutes on two cores. Other hparams have their defaults.
 QUICKSTART_HPARAMS = {
     "batch_size": 16,
     "backbone": "resnet10t",
@@ -37,7 +37,7 @@ def quickstart(output_dir: Path, data_dir: Path | None = None, n_trials: int = 1
     start = time.time()
     check_attached()
     sweep_dir, data_dir = output_dir / "sweep", data_dir or output_dir / "data"
-    load_images(str(data_dir))  # draws the images once: else each of the first jobs would
+    load_images(str(data_dir))  # renders the images once, before several jobs start and each does it
     arguments = sweep_arguments(sweep_dir, data_dir, n_trials)
     if sweep_dir.exists():
         run_host_script("sweep", ["delete_incomplete", *arguments])

@@ -26,7 +26,7 @@ from ..hosting import checks, host, hparams
 
 STATED_JOBS = re.compile(r"#\s*Jobs:\s*([\d,]+)\s*$")
 FOLDER = re.compile(r"\[([A-Za-z0-9][\w.-]*)\]$")
-OF_THE_LAUNCH = ("data_dir", "output_dir", "command_launcher", "skip_confirmation")
+LAUNCH_ARGUMENTS = ("data_dir", "output_dir", "command_launcher", "skip_confirmation")
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Sweep:
     """One sweep of a file."""
 
     file: Path
-    line: int  # of its [folder]
+    line: int  # the line of its [folder]
     folder: str
-    arguments: tuple[str, ...]  # of the host's sweep, as written; the verb left out
-    lines: dict[str, int]  # name of an argument -> its line in the file
+    arguments: tuple[str, ...]  # arguments of the host's sweep as written, without the verb
+    lines: dict[str, int]  # name of an argument → its line in the file
 
     def argv(self, extra: Sequence[str]) -> list[str]:
         """The arguments of the host's sweep: the file's, then `extra`. --output_dir becomes <its value>/<folder>."""
@@ -132,7 +132,7 @@ def read(path: Path) -> SweepFile:
 
 
 @contextlib.contextmanager
-def _at(path: Path, line: int) -> Iterator[None]:
+def _error_location(path: Path, line: int) -> Iterator[None]:
     """Put the file and the line before an InputError's sentence."""
     try:
         yield
@@ -141,7 +141,7 @@ def _at(path: Path, line: int) -> Iterator[None]:
 
 
 def _sweeps(path: Path, lines: list[str]) -> tuple[tuple[int, int] | None, list[Sweep]]:
-    """The statement `# Jobs: N` as (line, N), or None if there is none; and the sweeps."""
+    """Returns the statement `# Jobs: N` as (line, N), or None if it is missing, and the sweeps."""
     stated: tuple[int, int] | None = None
     sweeps: list[Sweep] = []
     for number, line in enumerate(map(str.strip, lines), 1):
@@ -150,7 +150,7 @@ def _sweeps(path: Path, lines: list[str]) -> tuple[tuple[int, int] | None, list[
             stated = number, int(match[1].replace(",", ""))
         if not line or line.startswith("#"):
             continue
-        with _at(path, number):
+        with _error_location(path, number):
             match = FOLDER.match(line)
             if match:
                 sweeps.append(Sweep(path, number, match[1], (), {}))
@@ -178,13 +178,13 @@ def _words(line: str) -> list[str]:
 
 def _with_argument(sweep: Sweep, words: list[str], line: int) -> Sweep:
     name = words[0][2:]
-    if name in OF_THE_LAUNCH:
+    if name in LAUNCH_ARGUMENTS:
         raise InputError(f"{words[0]} belongs to the launch: give it to `domainfusion sweep launch {sweep.file}`.")
     if name in sweep.lines:
         raise InputError(f"{words[0]} stands on line {sweep.lines[name]} already: leave one of the two.")
     if name == "test_envs":
         raise _no_test_envs(sweep, words[1:])
-    known = [action.dest for action in parser()._actions if action.dest not in OF_THE_LAUNCH]
+    known = [action.dest for action in parser()._actions if action.dest not in LAUNCH_ARGUMENTS]
     if name not in known:
         raise unknown_name("argument of the host's sweep", words[0], [f"--{each}" for each in known])
     if name == "hparams" and len(words) != 2:
@@ -220,7 +220,7 @@ def _check(sweep: Sweep) -> None:
                 f"add a line like --{name} {'PACS' if name == 'datasets' else 'ERM DomainFusion'}."
             )
     given = sweep.given()
-    with _at(sweep.file, sweep.lines["datasets"]):
+    with _error_location(sweep.file, sweep.lines["datasets"]):
         for name in given.datasets:
             if not hasattr(getattr(host.datasets, name, None), "ENVIRONMENTS"):
                 raise unknown_name("dataset", name, host.datasets.DATASETS)
@@ -229,12 +229,12 @@ def _check(sweep: Sweep) -> None:
                     f"{name} does not name its environments, so the host's sweep cannot choose test environments: add "
                     "the list ENVIRONMENTS to its class."
                 )
-    with _at(sweep.file, sweep.lines["algorithms"]):
+    with _error_location(sweep.file, sweep.lines["algorithms"]):
         for name in given.algorithms:
             if name not in host.algorithms.ALGORITHMS:
                 raise unknown_name("algorithm", name, host.algorithms.ALGORITHMS)
     if given.hparams is not None:
-        with _at(sweep.file, sweep.lines["hparams"]):
+        with _error_location(sweep.file, sweep.lines["hparams"]):
             _check_hparams(given)
     if given.n_trials < 1 or given.n_hparams <= given.n_hparams_from:
         raise InputError(

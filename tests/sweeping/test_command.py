@@ -1,4 +1,4 @@
-"""The three-algorithm sweep end to end at tiny size, by the host's own commands in processes of their own."""
+"""The three-algorithm sweep end to end at tiny size, by the host's own commands in child processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The launcher `cores`: how many run beside each other, with how many threads, and what it says of failures."""
+"""The launcher `cores`: the number of parallel jobs, their threads, and the error for failed jobs."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ def four_cores(monkeypatch):
 
 
 def meeting(folder: Path, name: str, partner: str) -> str:
-    """A command that ends well only if its partner runs at the same time; it logs when it starts and ends."""
+    """A command that succeeds only if its partner runs at the same time. It logs its start and its end."""
     return (
         f"cd {folder}; echo start >> log; touch {name}; tries=0; "
         f"until [ -e {partner} ]; do sleep 0.05; tries=$((tries+1)); [ $tries -lt 400 ] || exit 1; done; "
@@ -73,7 +73,7 @@ def test_failed_jobs_are_named_with_the_last_line_of_their_error(four_cores, tmp
 
 @pytest.mark.parametrize("command", ["kill -9 $$", "sh -c 'kill -9 $$'; exit $?"])
 def test_a_job_that_the_system_killed_is_told_the_remedy(four_cores, tmp_path, command):
-    """Whatever it warned of before."""
+    """Also if its err.txt holds a warning."""
     (tmp_path / "err.txt").write_text("UserWarning: eight workers\n")
     with pytest.raises(InputError) as raised:
         cores.launch([f"{command} # --algorithm SAM --dataset PACS --output_dir {tmp_path}"])

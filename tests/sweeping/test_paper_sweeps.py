@@ -1,4 +1,4 @@
-"""The files in sweeps/: the paper's experiments, each with the jobs, the cost and the protocol that it states."""
+"""The files in sweeps/, the paper's experiments: each has the jobs, the cost and the protocol that it states."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ LAUNCH = ["--data_dir", "data", "--output_dir", "runs", "--command_launcher", "d
 
 
 def header(path: Path, label: str) -> str:
-    """What stands after `# label:` and on the lines that go on with it."""
+    """The text after `# label:` and on its continuation lines."""
     lines = (ROOT / path).read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"# {label}:"))
     more = lines[start + 1 :]
@@ -97,7 +97,7 @@ def test_the_cost_table_generates_the_papers_120000_images():
 
 
 def test_each_arm_of_an_ablation_is_the_full_method_with_what_its_comment_names():
-    """Every arm differs from [officehome-full] in at most two hparams, and every arm is another."""
+    """Every arm differs from [officehome-full] in the hparams that its name says, and no two arms are equal."""
     arms = {}
     for path in FILES:
         if path.stem.startswith("officehome-") and path not in MAIN:
@@ -111,7 +111,7 @@ def test_each_arm_of_an_ablation_is_the_full_method_with_what_its_comment_names(
     assert all(changed[f"officehome-{name}"] == {"ld_corruption": name} for name in ("blur", "pepper", "mask"))
     assert changed["officehome-sds"] == {"ld_gradient": "sds"} and changed["officehome-ld-raw"] == {"ld_input": "raw"}
     grid = {folder: values for folder, values in changed.items() if "-generated-" in folder}
-    assert len(grid) == 14  # of 16: the full method and the one without LD have names of their own
+    assert len(grid) == 14  # 16, without the full method and the one without LD, which have other names
     for folder, values in grid.items():
         weights = re.findall(r"-([\d.]+)", folder)
         assert [values.get("lambda2", 0.5), values.get("lambda3", 0.5)] == [float(weight) for weight in weights]

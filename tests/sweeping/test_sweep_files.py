@@ -1,4 +1,4 @@
-"""Sweep files: the jobs that one makes, how it is launched, and the sentence that a bad one ends with."""
+"""Sweep files: their jobs, their launch, and the error of a bad file."""
 
 import os
 import runpy
@@ -55,7 +55,7 @@ def file(tmp_path, monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is handed to the host's scripts; its question is answered with yes."""
+    """Records the calls of the host's scripts and the host's questions, which are answered with yes."""
     calls, questions = [], []
     monkeypatch.setattr(host_scripts, "run_host_script", lambda *call: calls.append(call) or 0)
     monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or "y")
@@ -88,14 +88,14 @@ def test_a_file_is_the_hosts_arguments_and_nothing_else(file):
 
 
 def test_the_parser_has_the_hosts_own_defaults():
-    """What a file leaves out is the host's to choose: its sweep and ours must choose alike."""
+    """Arguments that a file leaves out must have the same values in our parser and in the host's sweep."""
     theirs = vars(minibed_sweep.parse_arguments(["launch", *LAUNCH]))
     del theirs["command"]
     assert vars(sweep_files.parser().parse_args(LAUNCH)) == theirs
 
 
 def run_by_the_host(command: str, monkeypatch, capsys) -> list[str]:
-    """The lines that the host's own sweep prints for a command `python -m …`, its dummy launcher launching."""
+    """The lines that the host's own sweep prints for a command `python -m …` with the launcher dummy."""
     python, flag, module, *arguments = shlex.split(command)
     monkeypatch.setattr(sys, "argv", [module, *arguments, "--command_launcher", "dummy", "--skip_confirmation"])
     monkeypatch.delitem(sys.modules, module, raising=False)
@@ -104,7 +104,7 @@ def run_by_the_host(command: str, monkeypatch, capsys) -> list[str]:
 
 
 def test_a_dry_run_lists_what_the_host_would(file, monkeypatch, capsys):
-    """The printed command, run by the host, prints the very same jobs; the dry run itself leaves nothing behind."""
+    """The printed command, run by the host, prints the same jobs. The dry run itself leaves no files."""
     path = file()
     assert cli.main(["sweep", "--dry-run", str(path), "--data_dir", "my data"]) == 0
     printed = capsys.readouterr().out.splitlines()

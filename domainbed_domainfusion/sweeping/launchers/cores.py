@@ -20,21 +20,21 @@ JOBS_VARIABLE = "DOMAINFUSION_JOBS"
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} jobs [{elapsed}<{remaining}{postfix}]"
 POLL_SECONDS = 0.2
 TAIL_BYTES = 65536
-KILLED = (-9, 128 + 9)  # by SIGKILL, as a process and as its shell report it
+KILLED = (-9, 128 + 9)  # exit statuses after SIGKILL: of a process, and of a shell whose child was killed
 
 
 def launch(commands: list[str]) -> None:
-    """Run shell commands beside each other, one per core, each with its share of the threads.
+    """Run shell commands in parallel, one per core, each with its share of the threads.
 
-    Two single-threaded trainings of a small model beside each other are faster than one that uses two threads.
+    Two parallel single-threaded trainings of a small model are faster than two successive ones with two threads.
     As many jobs run at a time as there are cores. The environment variable DOMAINFUSION_JOBS lowers that number, for
     a machine with little memory. Each job prints to its own out.txt and err.txt, and one bar shows the progress of all.
 
-    Raises InputError if jobs failed, after all have ended. It names each with the last line of its err.txt.
+    If jobs failed, this raises InputError after all have ended, with the last line of each failed job's err.txt.
     """
     if not commands:
         return
-    beside, environment = cores_conditions(len(commands))
+    at_a_time, environment = cores_conditions(len(commands))
     waiting = [_Job(command) for command in commands]
     jobs = list(waiting)
     running: list[_Job] = []
@@ -42,7 +42,7 @@ def launch(commands: list[str]) -> None:
     try:
         with tqdm(total=len(jobs), bar_format=BAR, mininterval=interval, maxinterval=interval) as bar:
             while waiting or running:
-                while waiting and len(running) < beside:
+                while waiting and len(running) < at_a_time:
                     running.append(waiting.pop(0))
                     running[-1].start(environment)
                 time.sleep(POLL_SECONDS)
@@ -57,9 +57,9 @@ def launch(commands: list[str]) -> None:
 
 
 def cores_conditions(jobs: int) -> tuple[int, dict[str, str]]:
-    """(jobs at a time, environment of each) for a sweep of `jobs` jobs. The cores are shared out as threads."""
-    beside = max(1, min(jobs_at_a_time(), jobs))
-    return beside, script_environment(threads=max(1, _cores() // beside))
+    """(jobs at a time, environment variables of each) for `jobs` jobs. The jobs share the cores as threads."""
+    at_a_time = max(1, min(jobs_at_a_time(), jobs))
+    return at_a_time, script_environment(threads=max(1, _cores() // at_a_time))
 
 
 def jobs_at_a_time() -> int:
@@ -67,24 +67,24 @@ def jobs_at_a_time() -> int:
 
     Raises InputError if DOMAINFUSION_JOBS is not a whole number of at least 1.
     """
-    asked = os.environ.get(JOBS_VARIABLE)
-    if asked is None:
+    requested = os.environ.get(JOBS_VARIABLE)
+    if requested is None:
         return _cores()
-    if not asked.isdecimal() or int(asked) < 1:
+    if not requested.isdecimal() or int(requested) < 1:
         raise InputError(
-            f"{JOBS_VARIABLE}={asked!r} is not a number of jobs: set it to 1 or more, or unset it to run "
+            f"{JOBS_VARIABLE}={requested!r} is not a number of jobs: set it to 1 or more, or unset it to run "
             "one job per core."
         )
-    return min(int(asked), _cores())
+    return min(int(requested), _cores())
 
 
 @dataclass
 class _Job:
-    """One shell command, its process once it is started, and its progress as its results file shows it."""
+    """One shell command, its process after the start, and its progress from its results file."""
 
     command: str
     process: subprocess.Popen | None = None
-    log: IO[bytes] | None = None  # what the shell and the interpreter write to stderr
+    log: IO[bytes] | None = None  # stderr of the shell and the interpreter
     options: dict[str, str] = field(init=False)
 
     def __post_init__(self):
@@ -122,7 +122,7 @@ class _Job:
             self.started.wait()
 
     def progress(self) -> float:
-        """How much of the job is done, in [0, 1]."""
+        """The finished fraction of the job's steps, in [0, 1]."""
         if self.process is None:
             return 0.0
         if self.poll() is not None:
@@ -135,9 +135,9 @@ class _Job:
         return f"{self} {f'step {step}' if step >= 0 else 'starting'}"
 
     def last_error(self) -> str:
-        """The last line of err.txt, or of stderr if err.txt is empty: then the job ended before it opened the file.
+        """The last line of err.txt. Or of stderr, if the job ended before it wrote to err.txt.
 
-        A job that the system killed wrote no reason. Its error is the sentence that says so.
+        A job that the system killed wrote no reason. For it this returns a sentence with the remedy.
         """
         if self.started.returncode in KILLED:
             return (
@@ -153,7 +153,7 @@ class _Job:
         return next((line.strip() for line in reversed(lines) if line.strip()), "no error message")
 
     def _step(self) -> int:
-        """The last step in results.jsonl, -1 before the first."""
+        """The last step in results.jsonl, or -1 if there is none yet."""
         if "output_dir" not in self.options:
             return -1
         results = Path(self.options["output_dir"]) / "results.jsonl"
@@ -179,7 +179,7 @@ def _report_failures(jobs: list[_Job]) -> None:
 
 
 def _cores() -> int:
-    """The cores that this process may use. joblib heeds affinity and container quotas, os.cpu_count does not."""
+    """The cores that this process may use. joblib respects affinity and container quotas, os.cpu_count does not."""
     return joblib.cpu_count()
 
 
