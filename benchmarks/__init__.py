@@ -1,5 +1,5 @@
-"""What DomainFusion costs, each figure beside a reference measured in the same run: see benchmarks/README.md."""
+"""DomainFusion's speed and memory, as ratios to references measured in the same run: see benchmarks/README.md."""
 
 import os
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler logs its start and end
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # stops torch's profiler from logging its start and end

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _without_output(argv: list[str]) -> list[str]:
-    """The command line without --output: the results name their command, and they lie where --output says."""
+    """The command line without --output. The results record it, and their place is no part of the measurement."""
     rest = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     rest.add_argument("--output")
     return rest.parse_known_args(argv)[1]

@@ -1,4 +1,4 @@
-"""R3, R4 and R6: candidates per second beside diffusers' image-to-image pipeline, with ours and its own settings."""
+"""R3, R4 and R6: candidates per second, compared with diffusers' pipeline at our settings and at its defaults."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,29 +18,29 @@ SHIPPED, PER_IMAGE, DEFAULTS = "ours as shipped", "pipeline, a call per image", 
 ONE_BATCH = "pipeline, one call for the batch"
 INTERVAL = "ours, guidance in the first half"
 OTHER_SOLVERS = {"ours, PNDM": "pndm", "ours, DPM-Solver++ 2M": "dpmsolver++"}
-CALLS = {"tiny": 3, "pocket": 12, "sd1": 3}  # images that the pipeline makes one by one in each round
+CALLS = {"tiny": 3, "pocket": 12, "sd1": 3}  # images of the pipeline's one-per-call methods in each round
 PEAK = 790e12  # FLOP/s, dense bfloat16 of an H200
 
 
 @dataclass
 class Method:
-    """A way to make `count` candidates, and the U-Net calls that each of them takes."""
+    """A method that generates `count` candidates, and the number of U-Net calls for each."""
 
     run: Callable[[], Any]
     count: int
     evaluations: int
-    guided: int  # those U-Net calls that are guided, and so have twice the rows
+    guided: int  # the U-Net calls with guidance, which have two rows per image
 
 
 def run(model: Model, device: str, dtype: str, repeats: int, compiled: str | None = None) -> Results:
-    """The suite. All methods make images of one size at one guidance scale; the table gives their U-Net calls.
+    """The suite. All methods have the same image size and guidance scale. The table gives their U-Net calls.
 
-    compiled: "kernels" or "cuda_graphs" runs our sampler with torch.compile, and the warm-up round compiles; None
-    leaves it as it is.
+    compiled: "kernels" or "cuda_graphs" runs our sampler with torch.compile, which compiles in the warm-up round. None
+    does not compile.
     """
     methods = _methods(model, device, dtype)
     on_gpu = torch.device(device).type == "cuda"
-    flop = _flop(methods[SHIPPED]) if on_gpu else 0  # before compiling, which hides operators from the count
+    flop = _flop(methods[SHIPPED]) if on_gpu else 0  # before compiling, which hides operators
     if compiled:
         model.load(device, dtype)[0].compile(cuda_graphs=compiled == "cuda_graphs")
     results = Results(
@@ -140,7 +140,7 @@ def _rates(per_image: dict, methods: dict[str, Method]) -> Table:
 
 
 def _flop(method: Method) -> int:
-    """FLOP of one run of the method, 2 for each multiply-add."""
+    """FLOP of one run of the method. A multiply-add counts as 2."""
     with FlopCounterMode(display=False) as counter:
         method.run()
     return counter.get_total_flops()

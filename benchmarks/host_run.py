@@ -1,4 +1,4 @@
-"""A run of the host without its script: a dataset in memory, the host's splits and loaders, an algorithm."""
+"""A training run without the host's script: a dataset in memory, the host's splits and loaders, an algorithm."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import TensorDataset
 
-import domainbed_domainfusion.register  # noqa: F401 - the host as its scripts see it
+import domainbed_domainfusion.register  # noqa: F401 - adds our algorithms to the host
 from domainbed_domainfusion.hosting import host
 
 from .models import Model
@@ -15,7 +15,7 @@ DOMAINS = ("A", "B", "C", "T")  # three to train on; T is the test environment u
 
 
 class Images(host.datasets.MultipleDomainDataset):
-    """Four environments of smooth random images in [0, 1], ten classes; speed does not depend on the images."""
+    """Four environments of smooth random images in [0, 1], in ten classes. Speed does not depend on the images."""
 
     ENVIRONMENTS = list(DOMAINS)
     N_WORKERS = 0
@@ -32,7 +32,10 @@ class Images(host.datasets.MultipleDomainDataset):
 
 
 class HostRun:
-    """What the host's train script builds, in its order. An in-split has `batch_size` images: an epoch is one step."""
+    """The objects of the host's train script, built in its order.
+
+    An in-split has `batch_size` images, so an epoch is one step.
+    """
 
     def __init__(
         self, algorithm: str, model: Model, hparams: dict[str, Any], device: str, trial: int = 0, test_env: int = 3
@@ -60,5 +63,5 @@ class HostRun:
         return [(x.to(self.device), y.to(self.device)) for x, y in next(self._minibatches)]
 
     def steps(self, count: int) -> list[dict]:
-        """That many updates."""
+        """Call `update` `count` times; returns the results."""
         return [self.algorithm.update(self.minibatches()) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""R1 and R2: time and memory of Latent Distillation's gradient, beside those of its bare forward pass."""
+"""R1 and R2: time and memory of Latent Distillation's gradient, relative to its forward pass alone."""
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -11,12 +11,12 @@ from domainbed_domainfusion.diffusion.forward_mode import Dual
 
 from .models import Model
 from .peak_memory import extra_peak, largest_batch
-from .references import Draw, Slopes, noise_predictions, stock_forward_mode
+from .references import Derivatives, Draw, noise_predictions, stock_forward_mode
 from .results import Results, Table, megabytes, shown
 from .timing import Spread, interleaved, paired_ratio
 
 BARE, JVP = "bare forward pass", "full, torch.func.jvp"
-#: name in the table -> (gradient, how it is computed)
+#: name in the table → (hparam ld_gradient, hparam ld_gradient_mode)
 OURS = {
     "full, forward mode (ours)": ("full", "forward"),
     "sds, forward mode (ours)": ("sds", "forward"),
@@ -24,19 +24,19 @@ OURS = {
     "sds, reverse mode": ("sds", "reverse"),
 }
 RATIOS = dict(zip(OURS, ("full", "sds", "full_reverse", "sds_reverse")))
-BATCHES = {"cpu": 1, "cuda": 8}  # images of sd1 at once; else the minibatch of a step
+BATCHES = {"cpu": 1, "cuda": 8}  # batch size of sd1; other models have the batch of a DomainFusion step
 EXACT_IMAGES = {"sd1": 1}  # in float64 at 320 pixels one image already needs 12 GB
 GPU_MEMORY = 24 * 10**9
 
 
 def run(model: Model, device: str, dtype: str, repeats: int, batch: int | None = None) -> Results:
-    """The suite. batch: images at once, by default BATCHES for sd1, else what DomainFusion sees in a step."""
+    """The suite. batch: the batch size. Default: BATCHES for sd1, else the three domains' minibatches of a step."""
     batch = batch or (BATCHES[device] if model.name == "sd1" else 3 * model.hparams()["batch_size"])
     results = Results("LD", model.name, {"device": device, "dtype": dtype, "batch": batch, "repeats": repeats})
     exactness = _exactness(model, device)
     methods = _methods(model, device, dtype, batch)
     peaks = {name: extra_peak(method, device) for name, method in methods.items()}
-    results.seconds = interleaved(methods, repeats, device, "LD", warm_up=0)  # the memory count was one
+    results.seconds = interleaved(methods, repeats, device, "LD", warm_up=0)  # extra_peak was the warm-up
     results.tables = [_costs(results.seconds, peaks), exactness]
     _add_ratios(results, peaks)
     if torch.device(device).type == "cuda":
@@ -45,7 +45,7 @@ def run(model: Model, device: str, dtype: str, repeats: int, batch: int | None =
 
 
 def _methods(model: Model, device: str, dtype: str, batch: int) -> dict:
-    """Every method on the same batch, confidences and draws."""
+    """All methods, with the same images, confidences and draws."""
     ldm, prompts = model.load(device, dtype)
     images, labels = model.images(batch)
     images = images.to(device)
@@ -92,7 +92,7 @@ def _add_ratios(results: Results, peaks: dict) -> None:
 
 
 def _add_largest_batches(results: Results, model: Model, device: str, dtype: str) -> None:
-    """How many images at once fit on a 24 GB GPU, the weights included."""
+    """The largest batch size of each method on a 24 GB GPU, weights included."""
     table = Table(["method", "largest batch in 24 GB"])
     sizes = {}
     for name in OURS:
@@ -107,9 +107,9 @@ def _add_largest_batches(results: Results, model: Model, device: str, dtype: str
 
 
 def _exactness(model: Model, device: str) -> Table:
-    """Both gradients against torch's own differentiation in float64."""
+    """The errors of both gradients, compared with torch.func.jvp in float64."""
     count = EXACT_IMAGES.get(model.name, 16)
-    (exact,) = _in_turn(model, device, "float64", ["stock"], count)
+    (exact,) = _isolated_derivatives(model, device, "float64", ["stock"], count)
     low = ["bfloat16", "float16"] if torch.device(device).type == "cuda" else ["bfloat16"]
     table = Table(
         [
@@ -123,7 +123,7 @@ def _exactness(model: Model, device: str) -> Table:
         ]
     )
     for dtype, modes in {"float32": ["forward", "reverse"], **{dtype: ["forward"] for dtype in low}}.items():
-        for mode, found in zip(modes, _in_turn(model, device, dtype, modes, count)):
+        for mode, found in zip(modes, _isolated_derivatives(model, device, dtype, modes, count)):
             errors = [
                 f"{((a - b).norm() / b.norm()).item():.1e}"
                 for a, b in ((found.full, exact.full), (found.sds, exact.sds))
@@ -140,16 +140,16 @@ def _exactness(model: Model, device: str) -> Table:
     return table
 
 
-def _in_turn(model: Model, device: str, dtype: str, modes: list[str], count: int) -> list[Slopes]:
-    """`slopes`, in a process of its own if the model is large, so that no two of its dtypes are in memory at once."""
+def _isolated_derivatives(model: Model, device: str, dtype: str, modes: list[str], count: int) -> list[Derivatives]:
+    """`derivatives`. For sd1 in a child process, so that the model is never in memory in two dtypes."""
     if model.name != "sd1":
-        return slopes(model, device, dtype, modes, count)
+        return derivatives(model, device, dtype, modes, count)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(slopes, model, device, dtype, modes, count).result()
+        return pool.submit(derivatives, model, device, dtype, modes, count).result()
 
 
-def slopes(model: Model, device: str, dtype: str, modes: list[str], count: int) -> list[Slopes]:
-    """LD's derivatives along p as float64 on the CPU. modes: forward, reverse (ours), stock (torch.func.jvp)."""
+def derivatives(model: Model, device: str, dtype: str, modes: list[str], count: int) -> list[Derivatives]:
+    """LD's derivatives with respect to p, in float64 on the CPU. modes: forward, reverse, stock (torch.func.jvp)."""
     ldm, prompts = model.load(device, dtype)
     images, labels = model.images(count)
     seeds, embeddings = list(range(count)), prompts.matched(labels)
@@ -158,7 +158,7 @@ def slopes(model: Model, device: str, dtype: str, modes: list[str], count: int) 
     p = torch.linspace(0.2, 0.9, count, dtype=torch.float64).to(device, precision)
     draw = Draw.of(ldm, model.image_size, seeds, precision)
 
-    def ours(mode: str) -> Slopes:
+    def ours(mode: str) -> Derivatives:
         (value, full), (_, sds) = (
             LatentDistillation(ldm, prompts, gradient=gradient, gradient_mode=mode, micro_batch=count).coefficients(
                 images, labels, p, seeds
@@ -167,7 +167,7 @@ def slopes(model: Model, device: str, dtype: str, modes: list[str], count: int) 
         )
         with torch.no_grad():
             fields = noise_predictions(ldm, images, Dual(p, torch.ones_like(p)), embeddings, draw)
-        return Slopes(value, full, sds, fields[1].tangent, fields[0].tangent)
+        return Derivatives(value, full, sds, fields[1].tangent, fields[0].tangent)
 
     found = [stock_forward_mode(ldm, images, p, embeddings, draw) if mode == "stock" else ours(mode) for mode in modes]
-    return [Slopes(*(part.detach().double().cpu() for part in each)) for each in found]
+    return [Derivatives(*(part.detach().double().cpu() for part in each)) for each in found]

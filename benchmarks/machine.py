@@ -1,4 +1,4 @@
-"""On what, with what and when something was measured."""
+"""The machine, the versions, the command and the date of a measurement."""
 
 import os
 import platform
@@ -10,8 +10,8 @@ import torch
 
 
 def describe(device: str, command: list[str]) -> dict[str, object]:
-    """Plain JSON values: the processor and its threads, the GPU if it is measured, versions, how busy
-    the machine was in the last minute (processes that want to run), command, date (UTC)."""
+    """Plain JSON values: the processor and its threads, the GPU (if device is cuda), versions, the load average of the
+    last minute, the command, and the date (UTC)."""
     machine = {
         "cpu": _processor(),
         "threads": torch.get_num_threads(),
@@ -31,7 +31,7 @@ def describe(device: str, command: list[str]) -> dict[str, object]:
 
 
 def _processor() -> str:
-    """The model's name as the system knows it; the architecture where it does not say."""
+    """The processor's model name from /proc/cpuinfo, or else the platform's name or architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

@@ -1,11 +1,11 @@
-"""The diffusion models that are measured, each a Stable Diffusion 1.x folder.
+"""The diffusion models of the benchmarks, each a folder in the format of Stable Diffusion 1.x.
 
-    tiny    random weights, 0.3 MB; 32x32 images: for the benchmarks' own tests
-    pocket  the embedded one; 32x32
+    tiny    random weights, 0.3 MB; 32x32 images; for the benchmarks' own tests
+    pocket  the embedded model; 32x32
     sd1     the full-size architecture (U-Net 860 M, VAE 84 M) with random weights and a small text encoder; 320x320
 
-A random model's folder lies in the system's temporary folder (1.9 GB for sd1, in float16) and is deleted afterwards.
-How fast a network runs does not depend on its weights.
+Random models are written to the system's temporary folder (1.9 GB for sd1, in float16) and deleted afterwards. Speed
+does not depend on a network's weights.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ MODELS = ("tiny", "pocket", "sd1")
 
 @dataclass(frozen=True)
 class Model:
-    """A folder, the size of its images, and the dataset whose defaults it runs with."""
+    """A model's folder, its image size, and the dataset for which the hparams' defaults are taken."""
 
     name: str
     folder: str
@@ -38,7 +38,7 @@ class Model:
     class_names = list(CLASS_NAMES)
 
     def load(self, device: str, dtype: str) -> tuple[LatentDiffusion, Prompts]:
-        """The model on the device, and the embeddings of its prompts. The text encoder is removed from memory."""
+        """The model on the device and its embedded prompts. The text encoder is dropped from memory."""
         ldm = LatentDiffusion.load(self.folder, device=device, dtype=dtype)
         prompts = Prompts(ldm, self.class_names)
         ldm.drop_text_encoder()
@@ -58,7 +58,7 @@ class Model:
 
 @contextmanager
 def opened(name: str) -> Iterator[Model]:
-    """The model with this name. The folder of a random one is made now and deleted afterwards."""
+    """The model with this name. A random model's folder exists only inside the block."""
     if name == "pocket":
         yield Model(name, "pocket", 32, "DigitStyles")
         return

@@ -1,8 +1,7 @@
-"""R5's reference: Algorithm 1 as it reads, image by image, with diffusers' pipeline and torch's autograd.
+"""R5's reference: a plain implementation of Algorithm 1, image by image, with diffusers' pipeline and autograd.
 
-The classifier, the hparams, the number of U-Net evaluations and the minibatches are DomainFusion's. What DomainFusion
-does for speed is left out: candidates in one batch, Latent Distillation without a reverse pass through the diffusion
-model, half precision.
+It has DomainFusion's classifier, hparams, number of U-Net evaluations and minibatches. It lacks DomainFusion's means of
+speed: candidates in batches, forward-mode Latent Distillation, and half precision.
 """
 
 from typing import Any
@@ -19,10 +18,10 @@ from .references import Draw, Pipeline, noise_predictions
 
 
 class NaiveDomainFusion:
-    """One generate-dataset, one classifier, one loop; images (3, S, S) in [-1, 1] throughout."""
+    """Algorithm 1 with the generate-dataset as a list of images (3, S, S) in [-1, 1]."""
 
     def __init__(self, model: Model, run: HostRun, hparams: dict[str, Any], device: str) -> None:
-        """run: an ERM run; its network, optimizer and minibatches are used."""
+        """run: an ERM run, for its network, optimizer and minibatches."""
         self.model, self.run, self.hparams, self.device = model, run, hparams, device
         self.network, self.optimizer = run.algorithm.network, run.algorithm.optimizer
         self.featurizer = run.algorithm.featurizer
@@ -34,7 +33,7 @@ class NaiveDomainFusion:
         self.seed = 0
 
     def interval(self) -> None:
-        """Itv epochs: a round of generation, and a step per epoch."""
+        """Itv epochs: one round of generation, then one step per epoch."""
         self.network.eval()
         self.dataset = [(self.generate(x, y), y) for x, y in self.dataset]  # lines 4 to 13
         self.network.train()
@@ -82,7 +81,7 @@ class NaiveDomainFusion:
         self.optimizer.step()
 
     def latent_distillation(self, images: Tensor, labels: Tensor, p: Tensor) -> Tensor:
-        """Algorithm 2 with one draw and one graph through the classifier, the encoder and the U-Net."""
+        """Algorithm 2 with one draw. Autograd goes through the classifier, the encoder and the U-Net."""
         seeds = [self._next_seed() for _ in labels]
         draw = Draw.of(self.ldm, self.model.image_size, seeds, torch.float32)
         _, predicted = noise_predictions(self.ldm, images, p, self.prompts.matched(labels), draw)

@@ -1,8 +1,8 @@
-"""Extra memory of a method: the most bytes of tensors alive at once, above those alive when it starts (the weights).
+"""Extra memory of a method: the peak of allocated tensor bytes, minus the bytes allocated before (the weights).
 
-On a GPU torch's allocator counts them. On a CPU the allocator's events in torch's profiler do. These include temporary
-tensors inside an operator, but not the scratch space that oneDNN allocates for itself. The process's resident set would
-also hold freed memory that the C library has not returned.
+On a GPU this is the peak of torch's allocator. On a CPU it is summed from the allocator's events in torch's profiler.
+They include temporary tensors inside an operator, but not oneDNN's own scratch space. The process's resident set is not
+used, because it includes freed memory that the C library has not returned.
 """
 
 import gc
@@ -19,7 +19,7 @@ from domainbed_domainfusion.diffusion.micro_batches import is_out_of_memory
 
 
 def extra_peak(method: Callable[[], object], device: str) -> int:
-    """The method's extra memory in bytes. Its result counts too."""
+    """The method's extra memory in bytes, including its result."""
     gc.collect()
     if torch.device(device).type == "cuda":
         return peak(method, torch.device(device))
@@ -29,9 +29,9 @@ def extra_peak(method: Callable[[], object], device: str) -> int:
 
 
 def largest_batch(run: Callable[[int], object], limit_bytes: int, device: str, most: int = 1024) -> int:
-    """The largest batch size (at most `most`) with which `run` keeps all of the process's tensors within a limit.
+    """The largest batch size, at most `most`, for which `run` does not exceed the limit. 0 if none fits.
 
-    For a GPU only: its allocator gets the limit, so that a batch that does not fit runs out of memory. 0 if none fits.
+    For a GPU only. torch's allocator gets the limit for the whole process, so a larger batch runs out of memory.
     """
     total = torch.cuda.get_device_properties(device).total_memory
     if limit_bytes < total:
@@ -43,7 +43,7 @@ def largest_batch(run: Callable[[int], object], limit_bytes: int, device: str, m
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest size in [1, most] that fits, by doubling and halving; 0 if 1 does not. `fits` must be monotone."""
+    """The largest size in [1, most] that fits, by doubling and bisection. 0 if none fits. `fits` must be monotone."""
     low, high = 0, 1
     while high <= most and fits(high):
         low, high = high, 2 * high
@@ -68,7 +68,7 @@ def _fits(run: Callable[[int], object], size: int) -> bool:
 
 
 def _allocations(profiler: profile) -> list[int]:
-    """Bytes allocated (positive) and freed (negative) on the CPU, in the order of time."""
+    """Bytes allocated (positive) and freed (negative) on the CPU, ordered by time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))

@@ -1,6 +1,6 @@
-"""What our code is measured against: torch's own forward mode, diffusers' own pipeline.
+"""The references of the benchmarks: torch.func.jvp and diffusers' image-to-image pipeline.
 
-These share the frozen networks with our code, and nothing else of what is measured.
+They share only the frozen networks with the code that is measured.
 """
 
 import copy
@@ -16,7 +16,7 @@ from .models import Model
 
 
 class Draw(NamedTuple):
-    """What Latent Distillation draws for a batch: one (t, ε) per image, from the image's seed."""
+    """Latent Distillation's random draws for a batch: one (t, ε) per image, seeded by the image's seed."""
 
     t: Tensor  # (B,)
     noise: Tensor  # (B, C, h, w)
@@ -43,8 +43,8 @@ def noise_predictions(
     return noised, ldm.predict_noise(noised, draw.t, embeddings).to(draw.noise.dtype)
 
 
-class Slopes(NamedTuple):
-    """Latent Distillation's value and its derivatives along p, in both readings."""
+class Derivatives(NamedTuple):
+    """Latent Distillation's value, and its derivatives with respect to p for both values of ld_gradient."""
 
     value: Tensor  # (B,)
     full: Tensor  # (B,) ∂LD_i/∂p_i
@@ -53,14 +53,14 @@ class Slopes(NamedTuple):
     sds_field: Tensor  # (B, C, h, w) ∂z_t/∂p; `sds` is its inner product with the residual
 
 
-def stock_forward_mode(ldm: LatentDiffusion, images: Tensor, p: Tensor, embeddings: Tensor, draw: Draw) -> Slopes:
-    """Computed by torch.func.jvp with unfused attention: the fused kernels have no forward mode."""
+def stock_forward_mode(ldm: LatentDiffusion, images: Tensor, p: Tensor, embeddings: Tensor, draw: Draw) -> Derivatives:
+    """The derivatives by torch.func.jvp, with unfused attention, because the fused kernels have no forward mode."""
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         (_, predicted), (latent_slope, predicted_slope) = torch.func.jvp(
             lambda q: noise_predictions(ldm, images, q, embeddings, draw), (p,), (torch.ones_like(p),)
         )
     residual = predicted - draw.noise
-    return Slopes(
+    return Derivatives(
         residual.square().flatten(1).mean(1),
         (2 * residual * predicted_slope).flatten(1).mean(1),
         (residual * latent_slope).flatten(1).mean(1),
@@ -70,7 +70,7 @@ def stock_forward_mode(ldm: LatentDiffusion, images: Tensor, p: Tensor, embeddin
 
 
 class Pipeline:
-    """diffusers' StableDiffusionImg2ImgPipeline as its documentation uses it: a text prompt, one call at a time."""
+    """diffusers' StableDiffusionImg2ImgPipeline with text prompts, as in its documentation."""
 
     def __init__(self, model: Model, device: str, dtype: str) -> None:
         from diffusers import StableDiffusionImg2ImgPipeline
@@ -82,7 +82,7 @@ class Pipeline:
         self._pipeline.to(device).set_progress_bar_config(disable=True)
 
     def with_scheduler(self, name: str, **options) -> "Pipeline":
-        """The same networks with another of diffusers' schedulers, by class name, on the folder's noise schedule."""
+        """The same networks and noise schedule with another scheduler of diffusers, given by class name."""
         import diffusers
 
         other = copy.copy(self)
@@ -94,7 +94,7 @@ class Pipeline:
         return other
 
     def __call__(self, images: Tensor, labels: Tensor, seeds: list[int], **options) -> Tensor:
-        """One call for a batch: images (B, 3, S, S) in [-1, 1] -> new ones of that shape, float32, on the CPU."""
+        """One call for a batch: images (B, 3, S, S) in [-1, 1] → generated ones of that shape, float32, on the CPU."""
         prompts = [f"a photo of a {self.model.class_names[label]}" for label in labels.tolist()]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         made = self._pipeline(prompts, image=images / 2 + 0.5, generator=generators, output_type="pt", **options)
@@ -108,5 +108,5 @@ class Pipeline:
 
     @property
     def evaluations(self) -> int:
-        """U-Net calls of the latest call, each with two rows per image."""
+        """The number of U-Net calls in the latest pipeline call. Each has two rows per image."""
         return self._pipeline.num_timesteps

@@ -1,4 +1,4 @@
-"""What a suite found, as a table, as ratios one to a line, and as JSON."""
+"""The results of a suite, as Markdown tables, as one line per ratio, and as JSON."""
 
 import json
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Results:
     seconds: dict[str, list[float]] = field(default_factory=dict)  # every single measurement
 
     def markdown(self, machine: dict) -> str:
-        """All but the single measurements, as Markdown. Each ratio has a line of its own."""
+        """Markdown of everything except `seconds`. Each ratio has a line of its own."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         parts = [f"## {self.suite}, {self.model} ({settings})"]
         parts += [table.markdown() for table in self.tables] + self.notes
@@ -45,7 +45,7 @@ class Results:
         return [f"{name} {ratio.median:.2f}" for name, ratio in self.ratios.items()]
 
     def write(self, path: Path, machine: dict) -> None:
-        """Write the JSON to `path`, and the tables to the same name with .md."""
+        """Write JSON to `path`, and the Markdown to the same path with the suffix .md."""
         content = {
             "suite": self.suite,
             "model": self.model,

@@ -1,7 +1,7 @@
-"""R5: images per second of DomainFusion's step, generation included, beside Algorithm 1 as it reads and ERM's step.
+"""R5: images per second of DomainFusion's step with its generation, compared with `naive` and with ERM's step.
 
-What is timed is one whole interval: Itv epochs of one step each, one of which begins with a round of generation that
-replaces every training image. So generation has the share in a step that it has at any size of a dataset.
+One whole interval is timed: Itv epochs of one step each. One epoch begins with a round that replaces every training
+image. So generation has the same share of a step as with a dataset of any other size.
 """
 
 from statistics import median
@@ -17,7 +17,7 @@ from .timing import Spread, interleaved, paired_ratio
 OURS, NAIVE, ERM = "DomainFusion", "Algorithm 1, naive", "ERM"
 BACKBONES = {"sd1": "resnet50"}
 SMALL_BACKBONE = "resnet10t"  # the quickstart's
-BATCHES = {"tiny": 2, "sd1": 4}  # images per domain and step where DomainFusion's default takes too long
+BATCHES = {"tiny": 2, "sd1": 4}  # images per domain and step, for models that are too slow for the default
 
 
 def run(model: Model, device: str, dtype: str, repeats: int) -> Results:
@@ -58,7 +58,7 @@ def run(model: Model, device: str, dtype: str, repeats: int) -> Results:
 
 
 def hparams_for(model: Model, dtype: str) -> dict:
-    """DomainFusion's defaults, with an untrained classifier and no pictures."""
+    """DomainFusion's defaults, with an untrained classifier and without a gallery."""
     hparams = host.hparams_registry.default_hparams("DomainFusion", model.dataset)
     hparams.update(
         model.hparams(),
@@ -72,7 +72,7 @@ def hparams_for(model: Model, dtype: str) -> dict:
 
 
 def _shares(updates: list[dict]) -> dict[str, float]:
-    """Seconds of generation and of Latent Distillation, as `update` reports them."""
+    """Seconds of generation and of Latent Distillation, from the values that `update` returns."""
     if sum(update["generated_images"] > 0 for update in updates) != 1:
         raise AssertionError("an interval must contain one round of generation")
     return {part: sum(update[f"{part}_seconds"] for update in updates) for part in ("generation", "ld")}

@@ -1,8 +1,9 @@
-"""R7: the diffusion model's work in a sweep whose runs share first-round candidates ÷ its work in the runs alone.
+"""R7: the diffusion model's time in a sweep with the hparam `candidate_cache` ÷ its time in the sweep without it.
 
-A small sweep really runs, in turns with and without the hparam `candidate_cache`. A whole sweep is too long for that:
-its candidates and LD gradients are counted from the host's own list of jobs, those of first rounds image by image, and
-multiplied with the small sweep's seconds. `R7_small_sweep_counted` is the same sum for the small one, beside its own.
+A small sweep is measured, in turns with and without the cache. A whole sweep is too long to run. Its candidates and LD
+gradients are counted from the host's own list of jobs, and multiplied by the seconds of each in the small sweep. The
+candidates of first rounds are counted image by image. `R7_small_sweep_counted` is the same calculation for the small
+sweep; compare it with the measured `R7_small_sweep`.
 """
 
 import itertools
@@ -29,33 +30,33 @@ from .step import hparams_for
 from .timing import Spread, interleaved, paired_ratio
 
 ALONE, SHARED = "every run alone", "one candidate_cache"
-SMALL = list(itertools.product((0, 1), range(len(DOMAINS)), (3, 5)))  # trial, test environment, N_c of two draws
-ROUNDS = 2  # of a run of the small sweep, each with one step
-BATCHES = {"tiny": 2, "pocket": 8, "sd1": 2}  # its images per domain, in a step as in a round
+SMALL = list(itertools.product((0, 1), range(len(DOMAINS)), (3, 5)))  # the small sweep: trial, test environment, N_c
+ROUNDS = 2  # rounds of each run of the small sweep, each with one step
+BATCHES = {"tiny": 2, "pocket": 8, "sd1": 2}  # the small sweep's images per domain, in a step and in a round
 PACS_STEPS = 10_020  # the paper's 120 epochs, as in sweeps/pacs-resnet50.txt
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run asks of the diffusion model."""
+    """The counts of one run that decide the diffusion model's work."""
 
     candidates: int  # N_c
-    images: frozenset[tuple[int, int]]  # of its generate-dataset: (environment, index into it)
+    images: frozenset[tuple[int, int]]  # its generate-dataset, as (environment, index into the environment)
     rounds: int
     ld_gradients: int
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of several runs. made, taken: candidates generated and read from the folder; first: of both, in first rounds."""
+    """The diffusion model's work in several runs."""
 
-    made: int
-    taken: int
-    first: int
+    made: int  # generated candidates
+    taken: int  # candidates read from the cache
+    first: int  # candidates of first rounds, generated or read
     ld_gradients: int
 
     def seconds(self, made: float, taken: float, ld_gradient: float) -> float:
-        """From the seconds of one of each."""
+        """The time of this work. made, taken, ld_gradient: seconds of one of each."""
         return self.made * made + self.taken * taken + self.ld_gradients * ld_gradient
 
 
@@ -100,11 +101,14 @@ def run(model: Model, device: str, dtype: str, repeats: int) -> Results:
 
 
 def work(runs: list[Run], shared: bool) -> Work:
-    """Runs one after another. Shared: of a first round, only those candidates are made that no run before has made."""
+    """The work of runs one after another.
+
+    shared: they share a cache, so a first-round candidate is generated only if no earlier run has generated it.
+    """
     generating = [each for each in runs if each.rounds]
     all_rounds = sum(len(each.images) * each.candidates * each.rounds for each in generating)
     first = sum(len(each.images) * each.candidates for each in generating)
-    most: dict[tuple[int, int], int] = {}  # candidates of an image, by the run that asks for most
+    most: dict[tuple[int, int], int] = {}  # image → the largest N_c of the runs that use it
     for each in generating:
         most.update((image, max(each.candidates, most.get(image, 0))) for image in each.images)
     taken = first - sum(most.values()) if shared else 0
@@ -112,7 +116,7 @@ def work(runs: list[Run], shared: bool) -> Work:
 
 
 def small_sweep(model: Model, dtype: str, device: str, shared: bool) -> tuple[list[Run], tuple[float, float, float]]:
-    """Its runs, and the seconds of their first rounds, of their later ones, and of Latent Distillation."""
+    """Run the small sweep. Returns its runs, and the seconds of first rounds, of later rounds, and of LD."""
     batch, runs, first, later, distillation = BATCHES[model.name], [], 0.0, 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         for trial, test_env, candidates in SMALL:
@@ -141,7 +145,10 @@ def small_sweep(model: Model, dtype: str, device: str, shared: bool) -> tuple[li
 
 
 def unit_seconds(runs: list[Run], alone: tuple, shared: tuple) -> tuple[float, float, float]:
-    """Of a candidate made, one taken, an LD gradient. alone, shared: what `small_sweep` took."""
+    """Seconds of one generated candidate, of one cached candidate and of one LD gradient.
+
+    alone, shared: the seconds from `small_sweep` without and with the cache.
+    """
     made = (alone[0] + alone[1]) / work(runs, shared=False).made
     done = work(runs, shared=True)
     made_first = done.first - done.taken
@@ -177,7 +184,7 @@ def whole_sweep(model: Model) -> list[Run]:
 
 
 def _counted(args: dict, images: Sequence[int]) -> Run:
-    """A job of the whole sweep, without running it: its splits and its generate-dataset as the run would have them."""
+    """The counts of one job, without running it. Its splits and its generate-dataset are those of the run."""
     misc, hparams = host.lib.misc, counting.hparams_of(args)
     in_splits = []
     for i, count in enumerate(images):

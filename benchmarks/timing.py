@@ -1,4 +1,4 @@
-"""Seconds of several methods that take turns (A B C A B C …), so that other work on the machine slows all of them."""
+"""Seconds of methods that run in turns (A B C A B C …), so that other load on the machine affects all of them."""
 
 import sys
 import time
@@ -23,16 +23,16 @@ class Spread(NamedTuple):
         return cls(float(median), float(low), float(high))
 
     def scaled(self, factor: float) -> "Spread":
-        """The same in another unit; factor > 0."""
+        """The spread of the values times `factor`, which must be positive."""
         return Spread(*(factor * value for value in self))
 
 
 def interleaved(
     methods: dict[str, Callable[[], object]], repeats: int, device: str, title: str = "timing", warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each method in each of `repeats` rounds, every round running all of them in the order given.
+    """Seconds of each method in each of `repeats` rounds. A round runs every method once, in the given order.
 
-    `warm_up` rounds run first and are not counted. On a GPU the clock stops when the GPU's work is done.
+    `warm_up` rounds run first and are not counted. On a GPU the time includes the GPU's work.
     """
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     with tqdm(total=(warm_up + repeats) * len(methods), desc=title, file=sys.stderr, disable=None) as progress:
@@ -56,7 +56,7 @@ def seconds_of(method: Callable[[], object], device: str) -> float:
 
 
 def paired_ratio(numerators: list[float], denominators: list[float]) -> Spread:
-    """The ratio of two methods in each round, over all rounds."""
+    """The ratio of two methods' seconds, formed in each round, then median and quartiles over the rounds."""
     return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
