@@ -253,9 +253,7 @@ class LatentDistillation:
         t, noise = (torch.stack(items).unflatten(0, shape).transpose(0, 1) for items in zip(*drawn))
         return t.to(latents.device), noise.to(latents)
 
-    def _residual(
-        self, latents: TensorOrDual, t: Tensor, noise: Tensor, embeddings: Tensor
-    ) -> tuple[TensorOrDual, TensorOrDual]:
+    def _residual(self, latents: TensorOrDual, t: Tensor, noise: Tensor, embeddings: Tensor) -> tuple[Any, Any]:
         """(ε̂ − ε, what multiplies ∂z_t/∂p in a_i) of one draw, (B, C, h, w) each: Algorithm 2, lines 5 and 6.
 
         The second is s (ε_c − ε_u) for "guidance" and ε̂ − ε otherwise. Both predictions are made in one batch.
