@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 COLUMNS, PANEL = 3, (2.5, 2.1)  # panels in a row; inches
 MATCHED, MISMATCHED = "#0b5fa5", "#c4570a"
+LINES = "Lines are means over images, bands hold 10 to 90 % of them; blue on the zero line: where p is raised."
 NAMED_CLASSES = 10  # with more, the lines of the classes have no legend
-HEAD, FOOT = 0.75, 0.35  # inches
+HEAD, FOOT = 0.95, 0.35  # inches
 
 
 def draw_curves(
@@ -46,16 +47,10 @@ def draw_curves(
         for row in grid:
             row[0].set_ylabel("coefficient a", color=SOFT)
         panels[0].legend(loc="best", frameon=False)
-        figure.text(
-            0.08,
-            1 - 0.2 / height,
-            "Below 0, Latent Distillation raises the confidence",
-            color=INK,
-            va="top",
-            weight="bold",
-            size=9,
-        )
+        title = "Below 0, Latent Distillation raises the confidence"
+        figure.text(0.08, 1 - 0.2 / height, title, color=INK, va="top", weight="bold", size=9)
         figure.text(0.08, 1 - 0.42 / height, _reading_in_words(reading), color=SOFT, va="top")
+        figure.text(0.08, 1 - 0.57 / height, LINES, color=SOFT, va="top")
     return figure
 
 
@@ -91,5 +86,5 @@ def _reading_in_words(reading: dict[str, Any]) -> str:
     return (
         f"{reading['ldm']}: {reading['ld_gradient']}, guidance {reading['ld_guidance_scale']:g}, "
         f"{reading['ld_reduction']} over elements, w {reading['ld_weighting']}, t in [{low:g}, {high:g}], "
-        f"{reading['ld_corruption']}; lines: means, bands: 10 to 90 % of images"
+        f"{reading['ld_corruption']}"
     )
