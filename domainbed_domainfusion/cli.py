@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_attach,
         _add_report,
         _add_figures,
+        _add_ld_curve,
         _add_predict,
         _add_generate,
     ):
@@ -133,6 +134,21 @@ def _add_figures(verbs: argparse._SubParsersAction) -> None:
     figures.add_argument("--ldm", help="hub id or folder in place of the run's own, where that has moved")
     figures.add_argument("--data_dir", help="the run's data folder now, for datasets that keep their transform there")
     figures.set_defaults(run=_figures)
+
+
+def _add_ld_curve(verbs: argparse._SubParsersAction) -> None:
+    curve = verbs.add_parser(
+        "ld-curve",
+        help="whether Latent Distillation will raise or lower the confidence of your images, before any training: its "
+        "coefficient a over the confidence p, by domain and class, under matched and mismatched prompts",
+    )
+    curve.add_argument("--data", type=Path, required=True, help="a folder domain/class/image")
+    curve.add_argument("--ldm", help="the hparam ldm")
+    curve.add_argument("--hparams", help='a JSON object of DomainFusion\'s hparams, such as {"ld_preset": "score"}')
+    curve.add_argument("--output", type=Path, default=Path("ld-curve.png"), help="default: %(default)s")
+    curve.add_argument("--images", type=int, default=64, help="per domain; default: %(default)s")
+    curve.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    curve.set_defaults(run=_ld_curve)
 
 
 def _add_predict(verbs: argparse._SubParsersAction) -> None:
@@ -226,6 +242,18 @@ def _figures(arguments: argparse.Namespace) -> None:
 
     _add_our_names_to_the_host()
     for path in write_figures(arguments.job, arguments.output, arguments.draws, arguments.ldm, arguments.data_dir):
+        print(path)
+
+
+def _ld_curve(arguments: argparse.Namespace) -> None:
+    from .hosting.checks import check_hparams_text
+    from .report.ld_curve import write_ld_curve
+
+    _add_our_names_to_the_host()
+    given = check_hparams_text(arguments.hparams or "{}")
+    if arguments.ldm:
+        given["ldm"] = arguments.ldm
+    for path in write_ld_curve(arguments.data, arguments.output, given, arguments.images, arguments.seed):
         print(path)
 
 

@@ -10,6 +10,7 @@ import json
 from benchmarks.candidates import PEAK
 from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
+from domainbed_domainfusion.hosting.hparams import with_ld_preset
 
 # FLOP (2 · MAC) for one image. The diffusion model is Stable Diffusion v1 at 320 × 320 pixels: one evaluation of the
 # U-Net, and the VAE's two halves. The classifiers are at 224 × 224. Source: torch.utils.flop_counter.
@@ -54,7 +55,7 @@ def _counts(args: str, hparams: str) -> counting.Job:
 def hours(args: dict) -> float:
     """GPU-hours of one job."""
     job = counts(args)
-    hparams = job.hparams
+    hparams = with_ld_preset(job.hparams)
     if "Classifier" in job.algorithm:
         return job.evaluated * _scores(job) / (USED * HALF) / 3600
     trained = job.steps * hparams["batch_size"] * job.domains * MINIBATCHES[job.algorithm]

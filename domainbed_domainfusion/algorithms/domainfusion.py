@@ -49,6 +49,7 @@ class DomainFusion(host.algorithms.ERM):
 
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict[str, Any]):
         table.check_values(hparams)
+        hparams = table.with_ld_preset(hparams)
         super().__init__(input_shape, num_classes, num_domains, hparams)
         context.require_run()
         self.pixel_range = PixelRange.of(input_shape, context.current().dataset)
@@ -82,11 +83,13 @@ class DomainFusion(host.algorithms.ERM):
             ld_loss, ld_values = self._latent_distillation(*(x, y, logits) if on_raw else (x_gen, y_gen, logits_gen))
         raw_loss = F.cross_entropy(logits, y)  # line 15
         generated_loss = F.cross_entropy(logits_gen, y_gen)  # line 16
+        cross_entropy = self.hparams["lambda1"] * raw_loss + self.hparams["lambda3"] * generated_loss
         loss = (
             self.hparams["lambda1"] * raw_loss
             + self.hparams["lambda2"] * ld_loss
             + self.hparams["lambda3"] * generated_loss
         )
+        ratio = gradient_ratio(self.hparams["lambda2"] * ld_loss, cross_entropy, logits, logits_gen)
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
@@ -99,6 +102,7 @@ class DomainFusion(host.algorithms.ERM):
             "raw_loss": raw_loss.item(),
             "generated_loss": generated_loss.item(),
             **ld_values,
+            "ld_gradient_ratio": ratio,
             "generated_images": float(n_generated),
             "generation_seconds": generation.seconds + seconds_saved,
             "ld_seconds": distillation.seconds,
@@ -188,13 +192,13 @@ class DomainFusion(host.algorithms.ERM):
         confidence = logits.softmax(-1).gather(1, y[:, None])[:, 0]
         if self.distillation is None or self.hparams["lambda2"] == 0:
             zero = logits.new_zeros(1)
-            return logits.new_zeros(()), _ld_values(confidence, zero, zero, not_finite=0)
+            return logits.new_zeros(()), _ld_values(confidence, zero, zero, zero, not_finite=0)
         seed, n = context.current().seed, self.hparams["ld_images"] or len(x)
         seen = torch.randperm(len(x), generator=generator_of(seed, "ld images", self.step))[:n].to(x.device)
         p = confidence[seen]
         images = self.pixel_range.to_diffusion(x[seen], self.hparams["image_size"])
         seeds = [seed_of(seed, "ld", self.step, i) for i in range(len(seen))]
-        value, a = self.distillation.coefficients(images, y[seen], p.detach(), seeds)
+        value, a = self.distillation.coefficients(images, y[seen], p.detach(), seeds, self.hparams["ld_stratified"])
         finite = value.isfinite() & a.isfinite()
         not_finite = len(finite) - int(finite.sum())
         self._count_not_finite(len(finite), not_finite)
@@ -202,8 +206,8 @@ class DomainFusion(host.algorithms.ERM):
             value, a, p = value[finite], a[finite], p[finite.to(p.device)]
         if not len(p):
             zero = logits.new_zeros(1)
-            return logits.new_zeros(()), _ld_values(confidence, zero, zero, not_finite)
-        return surrogate(value, a, p), _ld_values(confidence, value, a, not_finite)
+            return logits.new_zeros(()), _ld_values(confidence, zero, zero, zero, not_finite)
+        return surrogate(value, a, p), _ld_values(confidence, value, a, p.detach().to(a), not_finite)
 
     def _count_not_finite(self, images: int, not_finite: int) -> None:
         """Count the images whose LD is not finite; print a line at the first. Raises InputError at too many."""
@@ -265,10 +269,36 @@ class DomainFusion(host.algorithms.ERM):
         return {**self.__dict__, "generation": None, "distillation": None, "generate_dataset": None}
 
 
-def _ld_values(confidence: Tensor, value: Tensor, a: Tensor, not_finite: int) -> dict[str, float]:
+def gradient_ratio(ld: Tensor, cross_entropy: Tensor, logits: Tensor, logits_gen: Tensor) -> float:
+    """‖∇LD‖ / ‖∇CE‖ with respect to the logits of a step, each loss with its weight; 0 without LD.
+
+    Both losses reach θ through these logits only, and their gradients cost nothing there.
+    """
+    if not ld.requires_grad:
+        return 0.0
+    at = [logits] if logits_gen is logits else [logits, logits_gen]
+
+    def norm(loss: Tensor) -> Tensor:
+        gradients = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
+        return torch.stack([gradient.norm() for gradient in gradients if gradient is not None]).norm()
+
+    return (norm(ld) / norm(cross_entropy).clamp_min(torch.finfo(ld.dtype).tiny)).item()
+
+
+def _ld_values(confidence: Tensor, value: Tensor, a: Tensor, p: Tensor, not_finite: int) -> dict[str, float]:
+    """What a results row says of LD; the host averages each number over the steps since the last row.
+
+    ld_coefficient = ld_coefficient_below + ld_coefficient_above: the parts that images with p below and from 0.5 on
+    contribute. Divided by ld_share_below and its rest they are the mean a of each group, over any number of steps.
+    """
+    below = (p < 0.5).to(a)
     return {
         "ld_loss": value.mean().item(),
         "ld_coefficient": a.mean().item(),
+        "ld_coefficient_below": (a * below).mean().item(),
+        "ld_coefficient_above": (a * (1 - below)).mean().item(),
+        "ld_share_below": below.mean().item(),
+        "ld_share_negative": (a < 0).float().mean().item(),
         "ld_not_finite": float(not_finite),
         "confidence": confidence.mean().item(),
     }

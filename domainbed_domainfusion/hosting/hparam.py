@@ -94,6 +94,17 @@ def one_of(*values: str) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in values), "one of " + ", ".join(values)
 
 
+def or_as_preset(given: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
+    """The range `given`, or null: the value is then that of `ld_preset`."""
+    valid, text = given
+    return (lambda value: value is None or valid(value)), f"null (as ld_preset says) or {text}"
+
+
+def _rising_shares(value: Any) -> bool:
+    share = number(0, 1)[0]
+    return isinstance(value, list) and len(value) == 2 and all(map(share, value)) and value[0] < value[1]
+
+
 def _stages(value: Any) -> bool:
     """Whether it is [[timesteps, classes], …], the first rising to 1000 at most, the second not rising."""
     whole = integer(1, 1000)[0]
@@ -111,6 +122,7 @@ def _is_text(value: Any) -> bool:
 
 
 STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
+SHARES = _rising_shares, "a list of two rising shares between 0 and 1"
 FLAG = (lambda value: isinstance(value, bool)), "true or false"
 COMPILE = (lambda value: isinstance(value, bool) or value == "cuda_graphs"), "true, false or cuda_graphs"
 TEXT = _is_text, "a text"

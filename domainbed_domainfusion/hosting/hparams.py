@@ -25,6 +25,7 @@ from .hparam import (
     PROPORTIONAL,
     ROUNDS,
     SCORES,
+    SHARES,
     SPEED,
     STAGES,
     TEMPLATE,
@@ -35,6 +36,7 @@ from .hparam import (
     integer,
     number,
     one_of,
+    or_as_preset,
 )
 
 PAPER_LEARNING_RATES = (1e-4, 3e-4, 5e-4, 7e-4, 9e-4, 1e-3)
@@ -182,9 +184,23 @@ DOMAINFUSION = (
                    "seeded by the image in place of the run",
            source="ours", changes=(ROUNDS, KEPT), time=NO_TIME, identify=_is_set),
     # Latent Distillation: Algorithm 2.
-    Hparam(name="ld_gradient", default="full", range=one_of("full", "sds"),
-           meaning="through the U-Net as listed, or without its Jacobian",
-           source="S / A", changes=(LD,), time=TIME),
+    Hparam(name="ld_preset", default="mean", range=one_of("mean", "listing", "score"),
+           meaning="a reading of Algorithm 2, for those of the five rows below that are null; mean: the listing, with "
+                   "means over a latent's elements; listing: to the letter; score: the earlier version's form",
+           source="ours / S / R", changes=(LD,), time=TIME),
+    Hparam(name="ld_gradient", default=None, range=or_as_preset(one_of("full", "sds", "guidance")),
+           meaning="full: through the U-Net as listed; sds: without its Jacobian; guidance: only the difference that "
+                   "the prompt makes",
+           source="S / A / ours", changes=(LD,), time=TIME),
+    Hparam(name="ld_guidance_scale", default=None, range=or_as_preset(number(0)),
+           meaning="classifier-free guidance of LD's noise prediction; 1: none",
+           source="S / R", changes=(LD,), time=TIME),
+    Hparam(name="ld_reduction", default=None, range=or_as_preset(one_of("mean", "sum")),
+           meaning="over a latent's elements",
+           source="S: sum; ours: mean", changes=(LD,), time=NO_TIME),
+    Hparam(name="ld_timesteps", default=None, range=or_as_preset(SHARES),
+           meaning="lowest and highest t as shares of the schedule; t is uniform between them",
+           source="ours", changes=(LD,), time=NO_TIME),
     Hparam(name="ld_gradient_mode", default="auto", range=one_of("auto", "forward", "reverse"),
            meaning="how it is computed: forward-mode differentiation, reverse, or forward unless the model has an "
                    "operation that it lacks or, on a GPU, reverse fits and is clearly faster",
@@ -198,9 +214,13 @@ DOMAINFUSION = (
     Hparam(name="ld_draws", default=1, range=integer(1),
            meaning="T, draws of (t, noise) per image",
            source="ours", changes=(LD,), time=TIME),
-    Hparam(name="ld_weighting", default="uniform", range=one_of("uniform", "one_minus_alpha_bar", "snr"),
+    Hparam(name="ld_weighting", default=None,
+           range=or_as_preset(one_of("uniform", "one_minus_alpha_bar", "snr")),
            meaning="w[t]",
-           source="ours", changes=(LD,), time=TIME),
+           source="ours", changes=(LD,), time=NO_TIME),
+    Hparam(name="ld_stratified", default=False, range=FLAG,
+           meaning="true: the timesteps of a minibatch lie in equal parts of their range, one in each",
+           source="ours", changes=(LD,), time=NO_TIME),
     Hparam(name="ld_images", default=0, range=integer(0),
            meaning="images of the minibatch that it sees in a step; 0: all",
            source="ours", changes=(LD,), time=TIME),
@@ -245,6 +265,40 @@ ROWS = {
     row.name: row
     for row in (*BACKBONE, *SAM, *LDM, *DOMAINFUSION, *ZERO_SHOT, *DIFFUSION_CLASSIFIER, *TEXT_TO_IMAGE_CLASSIFIER)
 }
+
+
+#: What `ld_preset` means. listing: the supplement's Algorithm 2, whose squared norm is a sum. score: what public
+#: reviews say of the earlier version (score distillation, guided noise as in the image-to-image pipeline), with the
+#: weights and timesteps that are usual for score distillation.
+LD_PRESETS: dict[str, dict[str, Any]] = {
+    "mean": {
+        "ld_gradient": "full",
+        "ld_guidance_scale": 1.0,
+        "ld_reduction": "mean",
+        "ld_timesteps": [0.0, 1.0],
+        "ld_weighting": "uniform",
+    },
+    "listing": {
+        "ld_gradient": "full",
+        "ld_guidance_scale": 1.0,
+        "ld_reduction": "sum",
+        "ld_timesteps": [0.0, 1.0],
+        "ld_weighting": "uniform",
+    },
+    "score": {
+        "ld_gradient": "sds",
+        "ld_guidance_scale": 7.5,
+        "ld_reduction": "sum",
+        "ld_timesteps": [0.02, 0.98],
+        "ld_weighting": "one_minus_alpha_bar",
+    },
+}
+
+
+def with_ld_preset(hparams: dict[str, Any]) -> dict[str, Any]:
+    """A copy in which `ld_preset` has filled in every hparam of Latent Distillation that is null."""
+    preset = LD_PRESETS.get(hparams.get("ld_preset", ""), {})
+    return {**hparams, **{name: value for name, value in preset.items() if hparams.get(name) is None}}
 
 
 def added_defaults(algorithm: str, dataset: str) -> dict[str, Any]:

@@ -195,11 +195,30 @@ def digit_styles_class(base: type) -> type:
     return DigitStyles
 
 
+def write_folder(folder: Path, images: int) -> None:
+    """Write the first `images` images of every environment as folder/<environment>/<class>/<number>.png."""
+    from PIL import Image
+
+    drawn = {"H": handwritten()[:images]}
+    drawn.update({name: np.stack([render(name, index) for index in range(images)]) for name in LOOKS})
+    for name, pictures in drawn.items():
+        for index, (picture, label) in enumerate(zip(pictures, labels())):
+            png = BytesIO()
+            Image.fromarray(np.moveaxis(picture, 0, -1)).save(png, "PNG")
+            write_atomically(folder / name / CLASS_NAMES[label] / f"{index:05d}.png", png.getvalue())
+
+
 def main() -> None:
     """Draw a contact sheet: a block of rows per environment, a column per digit."""
-    parser = argparse.ArgumentParser(description="Draw a sheet of DigitStyles.")
-    parser.add_argument("--sheet", required=True, help="the PNG file to write")
+    parser = argparse.ArgumentParser(description="Draw a sheet of DigitStyles, or a folder environment/class/image.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--sheet", help="the PNG file to write")
+    what.add_argument("--folder", type=Path, help="the folder to write")
+    parser.add_argument("--images", type=int, default=200, help="--folder: of each environment; default: %(default)s")
     arguments = parser.parse_args()
+    if arguments.folder:
+        write_folder(arguments.folder, arguments.images)
+        return
     rows = [handwritten()[:40]]
     rows += [np.stack([render(environment, index) for index in range(40)]) for environment in LOOKS]
     write_sheet(np.concatenate(rows), 20, arguments.sheet)

@@ -68,6 +68,7 @@ def training_curves(
             PERCENT,
         ),
         *_term_rows(environments, runs),
+        *_distillation_rows(environments, runs),
     ]
     return [row for row in made if row is not None]
 
@@ -108,12 +109,63 @@ def _in_words(lines: list[Series]) -> str:
     return "; ".join(f"{one.name} from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g}" for one in lines)
 
 
-def _term_rows(environments: tuple[str, ...], runs: dict[int, dict[str, Job]]) -> list[ChartRow | None]:
-    algorithms = dict.fromkeys(
-        name for jobs in runs.values() for name, job in jobs.items() if any(TERMS[1][0] in row for row in job.rows)
-    )
+def _distillation_rows(environments: tuple[str, ...], runs: dict[int, dict[str, Job]]) -> list[ChartRow | None]:
+    """What Latent Distillation does over a run: how much it weighs, and which way it pushes the confidence."""
     made = []
-    for algorithm in algorithms:
+    for algorithm in _with_key(runs, "ld_gradient_ratio"):
+        jobs = {env: of_env[algorithm] for env, of_env in runs.items() if algorithm in of_env}
+        for title, caption, lines, values in LD_CHARTS:
+            series = {
+                env: [Series(label, style, _points(job, _ld_value, of)) for style, (label, of) in enumerate(lines)]
+                for env, job in jobs.items()
+            }
+            made.append(_chart_row(f"{title} in {algorithm}", caption, environments, series, values))
+    return made
+
+
+def _ld_value(row: dict, of: Callable[[dict], float]) -> float:
+    """NaN for rows without these values, and for a group of images that no step had."""
+    try:
+        return of(row)
+    except (KeyError, ZeroDivisionError):
+        return float("nan")
+
+
+def _with_key(runs: dict[int, dict[str, Job]], key: str) -> list[str]:
+    """The algorithms that report a value of this name."""
+    found = (name for jobs in runs.values() for name, job in jobs.items() if any(key in row for row in job.rows))
+    return list(dict.fromkeys(found))
+
+
+#: (title, caption, lines as (label, value of a results row), fixed limits) of what results rows say of LD.
+LD_CHARTS: tuple[tuple[str, str, tuple[tuple[str, Callable[[dict], float]], ...], tuple[float, float] | None], ...] = (
+    (
+        "Latent Distillation’s gradient",
+        "Its norm divided by cross-entropy’s, both weighted and with respect to the logits: at 0.01 LD decides little.",
+        (("LD ÷ CE", lambda row: row["ld_gradient_ratio"]),),
+        None,
+    ),
+    (
+        "Images whose confidence Latent Distillation raises, %",
+        "Share of images with a < 0.",
+        (("a < 0", lambda row: 100 * row["ld_share_negative"]),),
+        PERCENT,
+    ),
+    (
+        "Latent Distillation’s coefficient a",
+        "Mean over images with a confidence p in the true class below 0.5, and from 0.5 on; below 0 it raises p.",
+        (
+            ("p < 0.5", lambda row: row["ld_coefficient_below"] / row["ld_share_below"]),
+            ("p ≥ 0.5", lambda row: row["ld_coefficient_above"] / (1 - row["ld_share_below"])),
+        ),
+        None,
+    ),
+)
+
+
+def _term_rows(environments: tuple[str, ...], runs: dict[int, dict[str, Job]]) -> list[ChartRow | None]:
+    made = []
+    for algorithm in _with_key(runs, TERMS[1][0]):
         jobs = {env: of_env[algorithm] for env, of_env in runs.items() if algorithm in of_env}
         series = {
             env: [Series(label, style, _points(job, _term, key)) for style, (key, label) in enumerate(TERMS)]

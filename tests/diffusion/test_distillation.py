@@ -1,6 +1,7 @@
 """Latent Distillation against Algorithm 2 written out in float64 with diffusers' modules and autograd."""
 
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -22,6 +23,18 @@ CONFIDENCE = torch.tensor([0.3, 0.75, 0.99])
 SEEDS = [11, 12, 13]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One reading of Algorithm 2; the defaults are the hparams'."""
+
+    draws: int = 1
+    weighting: str = "uniform"
+    corruption: str = "contrast"
+    guidance_scale: float = 1.0
+    reduction: str = "mean"
+    timesteps: tuple[float, float] = (0.0, 1.0)
+
+
 class Algorithm2:
     """One image at a time, in float64."""
 
@@ -29,7 +42,7 @@ class Algorithm2:
         self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float64).eval()
         self.vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float64).eval()
         tokens = CLIPTokenizer.from_pretrained(folder / "tokenizer")(
-            [f"a photo of a {name}" for name in CLASS_NAMES], padding="max_length", return_tensors="pt"
+            [*(f"a photo of a {name}" for name in CLASS_NAMES), ""], padding="max_length", return_tensors="pt"
         ).input_ids
         self.text = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()(tokens)[0].detach().double()
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -40,11 +53,12 @@ class Algorithm2:
         x = corrupt(x[None].double(), p[None], corruption, [generator_of(seed, "corruption")])
         return self.vae.encode(x).latent_dist.mode() * 0.4
 
-    def draws(self, seed, count):
+    def draws(self, seed, reading):
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(count):
+        low, high = (round(1000 * share) for share in reading.timesteps)
+        for _ in range(reading.draws):
             yield (
-                torch.randint(1000, (), generator=generator),
+                torch.randint(low, high, (), generator=generator),
                 torch.randn(4, 8, 8, generator=generator).double()[None],
             )
 
@@ -52,28 +66,39 @@ class Algorithm2:
         alpha = self.alphas_cumprod[t]
         return {"uniform": 1.0, "one_minus_alpha_bar": 1 - alpha, "snr": alpha / (1 - alpha)}[weighting]
 
-    def residual(self, z, t, noise, y):
+    def predictions(self, z, t, noise, y):
+        """Under the class's prompt, and under the empty one."""
         alpha = self.alphas_cumprod[t]
         z_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
-        return self.unet(z_t, t, encoder_hidden_states=self.text[y][None]).sample - noise
+        return [self.unet(z_t, t, encoder_hidden_states=self.text[k][None]).sample for k in (y, -1)]
 
-    def value(self, x, y, p, seed, draws, weighting, corruption):
-        z = self.latent(x, p, corruption, seed)
-        losses = [
-            self.weight(t, weighting) * (self.residual(z, t, noise, y) ** 2).mean()
-            for t, noise in self.draws(seed, draws)
-        ]
-        return sum(losses) / draws
+    def residual(self, z, t, noise, y, scale):
+        conditional, unconditional = self.predictions(z, t, noise, y)
+        return unconditional + scale * (conditional - unconditional) - noise
 
-    def sds(self, x, y, p, seed, draws, weighting, corruption):
-        z = self.latent(x, p, corruption, seed).detach()
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no derivative of the derivative
-            _, slope = torch.autograd.functional.jvp(lambda q: self.latent(x, q, corruption, seed), p)
+    def value(self, x, y, p, seed, reading):
+        z = self.latent(x, p, reading.corruption, seed)
         total = 0
-        for t, noise in self.draws(seed, draws):
-            residual = self.residual(z, t, noise, y).detach()
-            total += self.weight(t, weighting) / z.numel() * (residual * self.alphas_cumprod[t].sqrt() * slope).sum()
-        return total / draws
+        for t, noise in self.draws(seed, reading):
+            squares = self.residual(z, t, noise, y, reading.guidance_scale) ** 2
+            total += self.weight(t, reading.weighting) * getattr(squares, reading.reduction)()
+        return total / reading.draws
+
+    def score(self, x, y, p, seed, reading, gradient):
+        """The forms without the U-Net's Jacobian."""
+        z = self.latent(x, p, reading.corruption, seed).detach()
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no derivative of the derivative
+            _, slope = torch.autograd.functional.jvp(lambda q: self.latent(x, q, reading.corruption, seed), p)
+        total = 0
+        for t, noise in self.draws(seed, reading):
+            if gradient == "sds":
+                along = self.residual(z, t, noise, y, reading.guidance_scale).detach()
+            else:
+                conditional, unconditional = self.predictions(z, t, noise, y)
+                along = (reading.guidance_scale * (conditional - unconditional)).detach()
+            products = along * self.alphas_cumprod[t].sqrt() * slope
+            total += self.weight(t, reading.weighting) * getattr(products, reading.reduction)()
+        return total / reading.draws
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +106,23 @@ def algorithm2(folder):
     return Algorithm2(folder)
 
 
-def reference(algorithm2, images, labels, *options):
+def reference(algorithm2, images, labels, gradient, reading):
     """Both gradient modes are compared with the same numbers."""
-    if options not in algorithm2.results:
-        algorithm2.results[options] = compute_reference(algorithm2, images, labels, *options)
-    return algorithm2.results[options]
+    if (gradient, reading) not in algorithm2.results:
+        algorithm2.results[gradient, reading] = compute_reference(algorithm2, images, labels, gradient, reading)
+    return algorithm2.results[gradient, reading]
 
 
-def compute_reference(algorithm2, images, labels, gradient, *options):
+def compute_reference(algorithm2, images, labels, gradient, reading):
     values, slopes = [], []
     for x, y, p, seed in zip(images, labels, CONFIDENCE.double(), SEEDS):
         p.requires_grad_()
-        value = algorithm2.value(x, y, p, seed, *options)
+        value = algorithm2.value(x, y, p, seed, reading)
         values.append(value.detach())
         slopes.append(
-            torch.autograd.grad(value, p)[0] if gradient == "full" else algorithm2.sds(x, y, p.detach(), seed, *options)
+            torch.autograd.grad(value, p)[0]
+            if gradient == "full"
+            else algorithm2.score(x, y, p.detach(), seed, reading, gradient)
         )
     return torch.stack(values), torch.stack(slopes)
 
@@ -104,37 +131,95 @@ def relative(ours, theirs):
     return ((ours.double() - theirs).norm() / theirs.norm()).item()
 
 
+READINGS = [
+    Reading(),
+    Reading(draws=3, weighting="one_minus_alpha_bar"),
+    Reading(draws=2, weighting="snr", corruption="blur"),
+    Reading(draws=2, corruption="pepper"),
+    Reading(corruption="mask"),
+    Reading(reduction="sum"),
+    Reading(timesteps=(0.02, 0.98), draws=2),
+    Reading(guidance_scale=7.5),
+    Reading(guidance_scale=0.0),
+    Reading(2, "one_minus_alpha_bar", "contrast", 7.5, "sum", (0.02, 0.98)),
+]
+
+
 @pytest.mark.parametrize("gradient_mode", ["forward", "reverse"])
-@pytest.mark.parametrize("gradient", ["full", "sds"])
-@pytest.mark.parametrize(
-    "draws, weighting, corruption",
-    [
-        (1, "uniform", "contrast"),
-        (3, "one_minus_alpha_bar", "contrast"),
-        (2, "snr", "blur"),
-        (2, "uniform", "pepper"),
-        (1, "uniform", "mask"),
-    ],
-)
+@pytest.mark.parametrize("gradient", ["full", "sds", "guidance"])
+@pytest.mark.parametrize("reading", READINGS, ids=str)
 def test_value_and_gradient_are_algorithm_2s(
-    ldm, prompts, algorithm2, images, labels, gradient_mode, gradient, draws, weighting, corruption
+    ldm, prompts, algorithm2, images, labels, gradient_mode, gradient, reading
 ):
-    values, slopes = reference(algorithm2, images, labels, gradient, draws, weighting, corruption)
-    ours = LatentDistillation(ldm, prompts, draws, weighting, gradient, corruption, gradient_mode=gradient_mode)
+    values, slopes = reference(algorithm2, images, labels, gradient, reading)
+    ours = LatentDistillation(ldm, prompts, gradient=gradient, gradient_mode=gradient_mode, **vars(reading))
     value, slope = ours.coefficients(images, labels, CONFIDENCE, SEEDS)
     assert not value.requires_grad and not slope.requires_grad
     assert relative(value, values) < 1e-5
-    assert relative(slope, slopes) < 1e-4
+    if slopes.norm() == 0:
+        assert slope.abs().max() == 0
+    else:
+        assert relative(slope, slopes) < 1e-4
 
 
-@pytest.mark.parametrize("gradient", ["full", "sds"])
+@pytest.mark.parametrize("gradient", ["full", "sds", "guidance"])
 def test_in_float64_the_two_agree_to_rounding(folder, algorithm2, images, labels, gradient):
     ldm = LatentDiffusion.load(str(folder), device="cpu", dtype="float64")
-    ours = LatentDistillation(ldm, Prompts(ldm, CLASS_NAMES), 2, "snr", gradient)
+    reading = Reading(2, "snr", guidance_scale=3.0)
+    ours = LatentDistillation(ldm, Prompts(ldm, CLASS_NAMES), gradient=gradient, **vars(reading))
     value, slope = ours.coefficients(images, labels, CONFIDENCE.double(), SEEDS)
-    values, slopes = reference(algorithm2, images, labels, gradient, 2, "snr", "contrast")
+    values, slopes = reference(algorithm2, images, labels, gradient, reading)
     # text embeddings in float32 there and float64 here, ᾱ in float32 here: 1e-6 of relative difference
     assert relative(value, values) < 1e-6 and relative(slope, slopes) < 1e-4
+
+
+def test_guided_score_distillation_is_the_unconditional_one_and_the_guidance(ldm, prompts, images, labels):
+    """ε̂ − ε = (ε_u − ε) + s (ε_c − ε_u), so the coefficients add up."""
+
+    def slope(gradient, scale):
+        ours = LatentDistillation(ldm, prompts, 2, gradient=gradient, guidance_scale=scale)
+        return ours.coefficients(images, labels, CONFIDENCE, SEEDS)[1]
+
+    together = slope("sds", 0.0) + slope("guidance", 5.0)
+    torch.testing.assert_close(slope("sds", 5.0), together, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(slope("guidance", 5.0), 5 * slope("guidance", 1.0), rtol=1e-4, atol=1e-7)
+
+
+def test_guidance_alone_is_blind_to_the_class_where_all_prompts_are_the_same(ldm, images, labels):
+    same = Prompts(ldm, CLASS_NAMES)
+    same.conditional = same.unconditional.expand_as(same.conditional)
+    _, slope = LatentDistillation(ldm, same, gradient="guidance").coefficients(images, labels, CONFIDENCE, SEEDS)
+    assert slope.abs().max() < 1e-6
+
+
+def test_stratified_timesteps_cover_the_range_once(ldm, prompts, images, labels):
+    """Each of B · T equal parts of the range holds one t, and micro-batches change nothing."""
+    seen, predict = [], ldm.predict_noise
+
+    class Recording:
+        def __getattr__(self, name):
+            return getattr(ldm, name)
+
+        def predict_noise(self, latents, t, *rest):
+            seen.extend(t.tolist())
+            return predict(latents, t, *rest)
+
+    options = {"draws": 4, "timesteps": (0.2, 0.8), "micro_batch": 2}
+    ours = LatentDistillation(Recording(), prompts, **options)
+    ours.coefficients(images, labels, CONFIDENCE, SEEDS, stratified=True)
+    assert sorted((t - 200) // 50 for t in seen) == list(range(12))
+    whole = LatentDistillation(ldm, prompts, **{**options, "micro_batch": 3})
+    for a, b in zip(
+        ours.coefficients(images, labels, CONFIDENCE, SEEDS, stratified=True),
+        whole.coefficients(images, labels, CONFIDENCE, SEEDS, stratified=True),
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("timesteps", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1.0), (0.0, 1.5)])
+def test_a_range_without_a_timestep_is_refused(ldm, prompts, timesteps):
+    with pytest.raises(ValueError, match="two rising shares"):
+        LatentDistillation(ldm, prompts, timesteps=timesteps)
 
 
 def test_full_is_the_slope_of_the_value(folder, images, labels):

@@ -88,6 +88,9 @@ def test_erm_keeps_exactly_the_hosts_hparams():
         ("candidates", 2.5),
         ("candidates", True),
         ("ld_gradient", "both"),
+        ("ld_timesteps", [0.5, 0.5]),
+        ("ld_timesteps", [0.1]),
+        ("ld_preset", None),
         ("prompt_template", "a photo"),
         ("class_names", "dog"),
         ("lambda2", -1),
@@ -110,3 +113,24 @@ def test_every_row_is_documented():
     for row in hparams.ROWS.values():
         assert row.meaning and row.source and row.range and row.valid(row.default), row.name
         assert row.search is None or all(row.valid(value) for value in row.search), row.name
+
+
+def test_a_preset_fills_in_what_is_null_and_no_more():
+    """An explicit value overrides the preset, also one that another preset has."""
+    defaults = host.hparams_registry.default_hparams("DomainFusion", "PACS")
+    assert set(hparams.with_ld_preset(defaults)) == set(defaults)
+    for name, preset in hparams.LD_PRESETS.items():
+        filled = hparams.with_ld_preset({**defaults, "ld_preset": name})
+        assert {key: filled[key] for key in preset} == preset
+        assert {key: value for key, value in filled.items() if key not in (*preset, "ld_preset")} == {
+            key: value for key, value in defaults.items() if key not in (*preset, "ld_preset")
+        }
+        hparams.check_values(filled)
+    mixed = hparams.with_ld_preset({**defaults, "ld_preset": "score", "ld_gradient": "full", "ld_reduction": "mean"})
+    assert (mixed["ld_gradient"], mixed["ld_reduction"], mixed["ld_guidance_scale"]) == ("full", "mean", 7.5)
+
+
+def test_presets_name_the_same_hparams_and_all_of_them_may_be_null():
+    names = [set(preset) for preset in hparams.LD_PRESETS.values()]
+    nullable = {row.name for row in hparams.DOMAINFUSION if row.name.startswith("ld_") and row.default is None}
+    assert all(each == nullable - {"ldm_decoder"} for each in names)

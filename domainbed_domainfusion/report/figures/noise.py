@@ -100,6 +100,8 @@ class NoiseImages:
             self._model.prompts,
             draws=self.draws,
             weighting=self.hparams["ld_weighting"],
+            guidance_scale=self.hparams["ld_guidance_scale"],
+            timesteps=tuple(self.hparams["ld_timesteps"]),
             corruption=corruption,
         )
         residuals, values = distillation.noise_residuals(x, labels, p, seeds)

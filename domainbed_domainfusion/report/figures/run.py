@@ -13,7 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from ...errors import InputError
-from ...hosting.hparams import added_defaults
+from ...hosting.hparams import added_defaults, with_ld_preset
 from ..jobs import read_job
 
 ALGORITHM = "DomainFusion"
@@ -77,7 +77,7 @@ def read_run(folder: Path) -> FiguresRun:
             f"{folder} has no result row yet, and its hparams stand there: wait for its first evaluation, "
             "or give --run another run."
         )
-    hparams = {**added_defaults(ALGORITHM, job.args["dataset"]), **job.rows[-1]["hparams"]}
+    hparams = with_ld_preset({**added_defaults(ALGORITHM, job.args["dataset"]), **job.rows[-1]["hparams"]})
     class_names, images = _read_gallery(folder, hparams["gallery"])
     return FiguresRun(folder, job.name, job.args, hparams, class_names, images)
 
