@@ -117,6 +117,14 @@ class GenerateDataset:
         image, label = self._raw[split][index]
         return pixels.stored_version(image, self.size), int(label)
 
+    def _versions(self, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """`version` of several rows at once: ((n, 3, size, size) uint8, (n,) labels)."""
+        if self.rounds and self._store is not None:
+            here = slice(rows.start, rows.stop)
+            return self._store.images[here].clone(), self.labels[here].clone()
+        images, labels = zip(*map(self.version, rows))
+        return torch.stack(images), torch.tensor(labels)
+
     def refresh(self, step: int, generate: Generate, batch_size: int) -> int:
         """One round (Algorithm 1, lines 5 to 13): replace the latest version of each image by a generated one.
 
@@ -154,18 +162,19 @@ class GenerateDataset:
         return [range(start, min(start + length, len(self.keys))) for start in range(0, len(self.keys), length)]
 
     def _inputs(self, number: int, step: int, part: int, rows: range) -> Inputs:
-        versions, keys = [self.version(row) for row in rows], [self.keys[row] for row in rows]
+        (images, labels), keys = self._versions(rows), [self.keys[row] for row in rows]
         seeds = None
         if self.prompts is not None and number == 1:  # later versions depend on θ, which differs between runs
-            seeds = [shared_seeds(image, self.prompts[label], self.candidates) for image, label in versions]
+            prompts = [self.prompts[label] for label in labels.tolist()]
+            seeds = [shared_seeds(image, prompt, self.candidates) for image, prompt in zip(images, prompts)]
         return Inputs(
             number,
             step,
             part,
             [self.in_splits[split].environment for split, _ in keys],
             [index for _, index in keys],
-            torch.stack([image for image, _ in versions]),
-            torch.tensor([label for _, label in versions]),
+            images,
+            labels,
             seeds,
         )
 
