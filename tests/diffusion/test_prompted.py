@@ -21,6 +21,9 @@ HPARAMS = {
     "timestep_spacing": "trailing",
     "guidance_interval": 0.25,
     "ld_draws": 3,
+    "ld_guidance_scale": 3.0,
+    "ld_reduction": "sum",
+    "ld_timesteps": [0.1, 0.9],
     "ld_weighting": "snr",
     "ld_gradient": "full",
     "ld_corruption": "pepper",
@@ -79,6 +82,8 @@ def test_every_hparam_of_latent_distillation_reaches_its_argument(ldm, prompts):
     assert distillation.ldm is ldm and distillation.prompts is prompts
     assert (distillation.draws, distillation.gradient, distillation.corruption) == (3, "full", "pepper")
     assert (distillation.micro_batch, distillation.gradient_mode) == (2, "reverse")
+    assert (distillation.guidance_scale, distillation.reduction) == (3.0, "sum")
+    assert (distillation.first_timestep, distillation.end_timestep) == (100, 900)
     alphas = ldm.alphas_cumprod
     assert torch.equal(distillation._weights, alphas / (1 - alphas))  # "snr"
     assert LatentDistillation.of(PromptedModel(ldm, prompts), {**HPARAMS, "ld_batch": 0}).micro_batch is None
