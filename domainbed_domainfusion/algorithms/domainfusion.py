@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.distillation import LatentDistillation, surrogate
+from ..diffusion.distillation import LatentDistillation
 from ..diffusion.source import resolve_source
-from ..errors import InputError
 from ..generated.candidate_cache import CandidateCache
 from ..generated.dataset import GenerateDataset, round_begins, uses_generated
 from ..generated.digests import weights_digest
@@ -27,14 +26,10 @@ from ..hosting import context, host
 from ..hosting import hparams as table
 from ..hosting.context import InSplit
 from ..pixels import PixelRange
-from ..seeding import generator_of, seed_of
 from ..stopwatch import Stopwatch
+from .distillation_term import DistillationTerm, Term, gradient_ratio, without_distillation
 
 Minibatches = list[tuple[Tensor, Tensor]]  # [(x (B, C, H, W), y (B,))], one for each training domain
-
-#: The run stops if LD is not finite for more than this share of its images so far.
-NOT_FINITE_SHARE = 0.1
-NOT_FINITE_AT_LEAST = 8  # images; up to this number the run goes on
 
 
 class DomainFusion(host.algorithms.ERM):
@@ -58,10 +53,10 @@ class DomainFusion(host.algorithms.ERM):
         self.step = 0
         self.generation: Generation | None = None
         self.distillation: LatentDistillation | None = None
+        self.ld_term: DistillationTerm | None = None
         self.generate_dataset: GenerateDataset | None = None
         self.uses_generated = uses_generated(hparams)
         self.uses_diffusion = self.uses_generated or hparams["lambda2"] > 0
-        self._ld_seen = self._ld_not_finite = 0  # images, over all steps
         if self.uses_diffusion:
             resolve_source(hparams["ldm"], hparams["ldm_revision"], hparams["ldm_decoder"], hparams["scheduler"])
 
@@ -75,20 +70,23 @@ class DomainFusion(host.algorithms.ERM):
 
         with Stopwatch(x.device) as generation:
             n_generated, seconds_saved = self._refresh_if_due(x.device)  # lines 4 to 13
-        x_gen, y_gen = self._generated_minibatch(x, y)
+        x_gen, y_gen, rows = self._generated_minibatch(x, y)
         logits, logits_gen = self._classify(x, x_gen)
 
         with Stopwatch(x.device) as distillation:  # line 14
-            on_raw = self.hparams["ld_input"] == "raw"
-            ld_loss, ld_values = self._latent_distillation(*(x, y, logits) if on_raw else (x_gen, y_gen, logits_gen))
+            if n_generated and self.hparams["ld_when"] == "generation":
+                self.distill_round()
+            on_raw = self.hparams["ld_when"] == "step" and self.hparams["ld_input"] == "raw"
+            seen = (x, y, logits, None) if on_raw else (x_gen, y_gen, logits_gen, rows)
+            ld_loss, ld_values = self._latent_distillation(*seen)
         raw_loss = F.cross_entropy(logits, y)  # line 15
         generated_loss = F.cross_entropy(logits_gen, y_gen)  # line 16
-        cross_entropy = self.hparams["lambda1"] * raw_loss + self.hparams["lambda3"] * generated_loss
         loss = (
             self.hparams["lambda1"] * raw_loss
             + self.hparams["lambda2"] * ld_loss
             + self.hparams["lambda3"] * generated_loss
         )
+        cross_entropy = self.hparams["lambda1"] * raw_loss + self.hparams["lambda3"] * generated_loss
         ratio = gradient_ratio(self.hparams["lambda2"] * ld_loss, cross_entropy, logits, logits_gen)
 
         for group in self.optimizer.param_groups:
@@ -140,6 +138,7 @@ class DomainFusion(host.algorithms.ERM):
             identity = candidate_identity(self.hparams, model.ldm)
             cache = CandidateCache(self.hparams["candidate_cache"], sampler, identity)
         self.generation = Generation(sampler, self._new_judge(), self.hparams, cache)
+        self.ld_term = DistillationTerm(self.distillation, self.hparams, self.pixel_range, context.current().seed)
         self.generate_dataset = self._new_generate_dataset(self.generation)
 
     def _refresh_if_due(self, device: torch.device) -> tuple[int, float]:
@@ -157,6 +156,14 @@ class DomainFusion(host.algorithms.ERM):
         self.train()
         return n_generated, dataset.seconds_saved
 
+    def distill_round(self) -> None:
+        """Line 14 inside the generation loop: LD of every image that the round has made (ld_when "generation")."""
+        if self.ld_term is None or self.generate_dataset is None:
+            return
+        self.eval()
+        self.ld_term.of_round(self.generate_dataset, self._new_judge(), self.step)
+        self.train()
+
     def generates_at(self, step: int) -> bool:
         """Whether a round begins at this step. Outside the host's train script: False, and one warning at step 0."""
         steps_per_epoch = context.current().steps_per_epoch
@@ -170,12 +177,12 @@ class DomainFusion(host.algorithms.ERM):
             return False
         return round_begins(step, steps_per_epoch, self.hparams)
 
-    def _generated_minibatch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """A minibatch of the generate-dataset. Before the first round the raw minibatch stands for it (line 1)."""
+    def _generated_minibatch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A minibatch of the generate-dataset with its rows. Before the first round: the raw minibatch (line 1)."""
         if self.generate_dataset is None or self.generate_dataset.rounds == 0:
-            return x, y
-        x_gen, y_gen = self.generate_dataset.minibatch(self.step)
-        return x_gen.to(x.device), y_gen.to(x.device)
+            return x, y, None
+        x_gen, y_gen, rows = self.generate_dataset.minibatch(self.step)
+        return x_gen.to(x.device), y_gen.to(x.device), rows
 
     def _classify(self, x: Tensor, x_gen: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of both minibatches in one forward pass, so that batch-norm statistics are over both."""
@@ -184,47 +191,16 @@ class DomainFusion(host.algorithms.ERM):
             return logits, logits
         return self.predict(torch.cat([x, x_gen])).split([len(x), len(x_gen)])
 
-    def _latent_distillation(self, x: Tensor, y: Tensor, logits: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Algorithm 2. Returns a scalar with the gradient Σ a_i ∇p_i / B, and the values for the results row.
-
-        B is the number of images that LD sees. Images whose LD_i or a_i is not finite are left out.
-        """
+    def _latent_distillation(self, x: Tensor, y: Tensor, logits: Tensor, rows: Tensor | None) -> Term:
+        """Algorithm 2 on a minibatch. rows: where its images lie in the generate-dataset; None for a raw minibatch."""
         confidence = logits.softmax(-1).gather(1, y[:, None])[:, 0]
-        if self.distillation is None or self.hparams["lambda2"] == 0:
-            zero = logits.new_zeros(1)
-            return logits.new_zeros(()), _ld_values(confidence, zero, zero, zero, not_finite=0)
-        seed, n = context.current().seed, self.hparams["ld_images"] or len(x)
-        seen = torch.randperm(len(x), generator=generator_of(seed, "ld images", self.step))[:n].to(x.device)
-        p = confidence[seen]
-        images = self.pixel_range.to_diffusion(x[seen], self.hparams["image_size"])
-        seeds = [seed_of(seed, "ld", self.step, i) for i in range(len(seen))]
-        value, a = self.distillation.coefficients(images, y[seen], p.detach(), seeds, self.hparams["ld_stratified"])
-        finite = value.isfinite() & a.isfinite()
-        not_finite = len(finite) - int(finite.sum())
-        self._count_not_finite(len(finite), not_finite)
-        if not_finite:
-            value, a, p = value[finite], a[finite], p[finite.to(p.device)]
-        if not len(p):
-            zero = logits.new_zeros(1)
-            return logits.new_zeros(()), _ld_values(confidence, zero, zero, zero, not_finite)
-        return surrogate(value, a, p), _ld_values(confidence, value, a, p.detach().to(a), not_finite)
-
-    def _count_not_finite(self, images: int, not_finite: int) -> None:
-        """Count the images whose LD is not finite; print a line at the first. Raises InputError at too many."""
-        if not_finite and not self._ld_not_finite:
-            print(
-                f"At step {self.step} Latent Distillation is not finite for {not_finite} of {images} images: they are "
-                "left out of its loss, here and later; ld_not_finite in the results counts them."
-            )
-        self._ld_seen += images
-        self._ld_not_finite += not_finite
-        limit = max(NOT_FINITE_AT_LEAST, NOT_FINITE_SHARE * self._ld_seen)
-        if self._ld_not_finite > limit:
-            dtype = str(self.distillation.ldm.dtype).removeprefix("torch.") if self.distillation else "this dtype"
-            raise InputError(
-                f"Latent Distillation is not finite for {self._ld_not_finite} of {self._ld_seen} images in {dtype}: "
-                'set the hparam ldm_dtype to "bfloat16" or "float32".'
-            )
+        if self.ld_term is None or self.hparams["lambda2"] == 0:
+            return without_distillation(confidence)
+        if self.hparams["ld_when"] == "step":
+            return self.ld_term.of_minibatch(x, y, confidence, self.step)
+        if rows is None:  # nothing has been generated yet
+            return without_distillation(confidence)
+        return self.ld_term.of_generated(rows, confidence)
 
     def _new_generate_dataset(self, generation: Generation) -> GenerateDataset:
         run = context.current()
@@ -266,39 +242,4 @@ class DomainFusion(host.algorithms.ERM):
 
     def __getstate__(self) -> dict:
         """Copies and pickles hold the classifier, but neither φ nor the generate-dataset."""
-        return {**self.__dict__, "generation": None, "distillation": None, "generate_dataset": None}
-
-
-def gradient_ratio(ld: Tensor, cross_entropy: Tensor, logits: Tensor, logits_gen: Tensor) -> float:
-    """‖∇LD‖ / ‖∇CE‖ with respect to the logits of a step, each loss with its weight; 0 without LD.
-
-    Both losses reach θ through these logits only, and their gradients cost nothing there.
-    """
-    if not ld.requires_grad:
-        return 0.0
-    at = [logits] if logits_gen is logits else [logits, logits_gen]
-
-    def norm(loss: Tensor) -> Tensor:
-        gradients = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
-        return torch.stack([gradient.norm() for gradient in gradients if gradient is not None]).norm()
-
-    return (norm(ld) / norm(cross_entropy).clamp_min(torch.finfo(ld.dtype).tiny)).item()
-
-
-def _ld_values(confidence: Tensor, value: Tensor, a: Tensor, p: Tensor, not_finite: int) -> dict[str, float]:
-    """What a results row says of LD; the host averages each number over the steps since the last row.
-
-    ld_coefficient = ld_coefficient_below + ld_coefficient_above: the parts that images with p below and from 0.5 on
-    contribute. Divided by ld_share_below and its rest they are the mean a of each group, over any number of steps.
-    """
-    below = (p < 0.5).to(a)
-    return {
-        "ld_loss": value.mean().item(),
-        "ld_coefficient": a.mean().item(),
-        "ld_coefficient_below": (a * below).mean().item(),
-        "ld_coefficient_above": (a * (1 - below)).mean().item(),
-        "ld_share_below": below.mean().item(),
-        "ld_share_negative": (a < 0).float().mean().item(),
-        "ld_not_finite": float(not_finite),
-        "confidence": confidence.mean().item(),
-    }
+        return {**self.__dict__, "generation": None, "distillation": None, "ld_term": None, "generate_dataset": None}

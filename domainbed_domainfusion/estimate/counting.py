@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..generated.dataset import domain_shares, round_begins, uses_generated
 from ..hosting import checks, host
+from ..hosting.hparams import with_ld_preset
 from ..sweeping import sweep_files
 
 
@@ -102,16 +103,19 @@ def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) 
     plain = Job(args, hparams, steps, checkpoints, checkpoints * sum(images), raw_steps=steps, domains=len(training))
     if args["algorithm"] != "DomainFusion":
         return plain
-    rounds = _rounds(steps, hparams, images, args["holdout_fraction"]) if uses_generated(hparams) else []
+    reading = with_ld_preset(hparams)
+    rounds = _rounds(steps, hparams, images, args["holdout_fraction"]) if uses_generated(reading) else []
     kept = len(rounds) * sum(domain_shares(hparams["generation_budget"], training))
     batch = hparams["batch_size"] * len(training)
-    seen = min(hparams["ld_images"] or batch, batch) if hparams["lambda2"] > 0 else 0
+    seen = steps * min(hparams["ld_images"] or batch, batch)
+    if reading["ld_when"] == "generation":
+        seen = kept
     return replace(
         plain,
         rounds=len(rounds),
         kept=kept,
         candidates=kept * (hparams["candidates"] if hparams["sampling_strategy"] else 1),
-        ld_gradients=steps * seen * hparams["ld_draws"],
+        ld_gradients=seen * hparams["ld_draws"] if hparams["lambda2"] > 0 else 0,
         raw_steps=rounds[0] if rounds else steps,
     )
 

@@ -226,6 +226,7 @@ class Calibration:
         from ..hosting import context
 
         hparams = self.algorithm.hparams
+        hparams["ld_when"] = "step"  # a gradient takes the same time whenever it is computed
         hparams["ld_images"] = min(few, configured["ld_images"] or few) if few else configured["ld_images"]
         seconds: list[float] = []
         self._mean(lambda: seconds.append(self.step()["ld_seconds"]))

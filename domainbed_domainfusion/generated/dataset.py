@@ -117,7 +117,7 @@ class GenerateDataset:
         image, label = self._raw[split][index]
         return pixels.stored_version(image, self.size), int(label)
 
-    def _versions(self, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
+    def versions(self, rows: range) -> tuple[torch.Tensor, torch.Tensor]:
         """`version` of several rows at once: ((n, 3, size, size) uint8, (n,) labels)."""
         if self.rounds and self._store is not None:
             here = slice(rows.start, rows.stop)
@@ -162,7 +162,7 @@ class GenerateDataset:
         return [range(start, min(start + length, len(self.keys))) for start in range(0, len(self.keys), length)]
 
     def _inputs(self, number: int, step: int, part: int, rows: range) -> Inputs:
-        (images, labels), keys = self._versions(rows), [self.keys[row] for row in rows]
+        (images, labels), keys = self.versions(rows), [self.keys[row] for row in rows]
         seeds = None
         if self.prompts is not None and number == 1:  # later versions depend on θ, which differs between runs
             prompts = [self.prompts[label] for label in labels.tolist()]
@@ -233,19 +233,22 @@ class GenerateDataset:
         loader = host.module("lib.fast_data_loader").InfiniteDataLoader
         return iter(loader(domain, weights=weights, batch_size=in_split.batch_size, num_workers=self.workers))
 
-    def minibatch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def minibatch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A generated minibatch: `batch_size` images of every domain, after the host's training transform.
 
-        Returns x: (B, C, H, W) as the classifier takes it, y: (B,). Call it only after the first round.
+        Returns x: (B, C, H, W) as the classifier takes it, y: (B,), and the images' rows: (B,). Call it only after the
+        first round.
         """
         with _seeded_by(self.seed, "generated minibatch", step):
             minibatches = [next(loader) for loader, rows in zip(self._loaders, self.rows) if rows]
-        return torch.cat([x for x, _ in minibatches]), torch.cat([y for _, y in minibatches])
+        x, y, rows = (torch.cat(parts) for parts in zip(*minibatches))
+        return x, y, rows
 
 
 def uses_generated(hparams: dict) -> bool:
     """Whether any loss sees a generated image."""
-    return hparams["lambda3"] > 0 or (hparams["lambda2"] > 0 and hparams["ld_input"] == "generated")
+    sees_generated = hparams["ld_when"] == "generation" or hparams["ld_input"] == "generated"
+    return hparams["lambda3"] > 0 or (hparams["lambda2"] > 0 and sees_generated)
 
 
 def round_begins(step: int, steps_per_epoch: float, hparams: dict) -> bool:
@@ -283,9 +286,11 @@ class _DomainImages(Dataset):
         self.store, self.rows, self.labels, self.source = store, rows, labels, source
         self.pixel_range = pixel_range
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = self.store.images[self.rows[index]]
-        return pixels.training_version(image, self.source, self.pixel_range), int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[Any, int, int]:
+        """(x as the classifier takes it, label, row)."""
+        row = self.rows[index]
+        x = pixels.training_version(self.store.images[row], self.source, self.pixel_range)
+        return x, int(self.labels[index]), row
 
     def __len__(self) -> int:
         return len(self.rows)

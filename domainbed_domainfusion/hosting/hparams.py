@@ -185,9 +185,13 @@ DOMAINFUSION = (
            source="ours", changes=(ROUNDS, KEPT), time=NO_TIME, identify=_is_set),
     # Latent Distillation: Algorithm 2.
     Hparam(name="ld_preset", default="mean", range=one_of("mean", "listing", "score"),
-           meaning="a reading of Algorithm 2, for those of the five rows below that are null; mean: the listing, with "
+           meaning="a reading of Algorithm 2, for those of the rows below that are null; mean: the listing, with "
                    "means over a latent's elements; listing: to the letter; score: the earlier version's form",
            source="ours / S / R", changes=(LD,), time=TIME),
+    Hparam(name="ld_when", default=None, range=or_as_preset(one_of("step", "generation")),
+           meaning="step: on every step's minibatch; generation: on each image when it is generated, whose coefficient "
+                   "then holds until it is generated again",
+           source="S: generation; ours: step", changes=(LD,), time=TIME),
     Hparam(name="ld_gradient", default=None, range=or_as_preset(one_of("full", "sds", "guidance")),
            meaning="full: through the U-Net as listed; sds: without its Jacobian; guidance: only the difference that "
                    "the prompt makes",
@@ -272,6 +276,7 @@ ROWS = {
 #: weights and timesteps that are usual for score distillation.
 LD_PRESETS: dict[str, dict[str, Any]] = {
     "mean": {
+        "ld_when": "step",
         "ld_gradient": "full",
         "ld_guidance_scale": 1.0,
         "ld_reduction": "mean",
@@ -279,6 +284,7 @@ LD_PRESETS: dict[str, dict[str, Any]] = {
         "ld_weighting": "uniform",
     },
     "listing": {
+        "ld_when": "generation",
         "ld_gradient": "full",
         "ld_guidance_scale": 1.0,
         "ld_reduction": "sum",
@@ -286,6 +292,7 @@ LD_PRESETS: dict[str, dict[str, Any]] = {
         "ld_weighting": "uniform",
     },
     "score": {
+        "ld_when": "step",
         "ld_gradient": "sds",
         "ld_guidance_scale": 7.5,
         "ld_reduction": "sum",

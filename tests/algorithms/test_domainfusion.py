@@ -54,7 +54,7 @@ def test_the_gradient_of_a_step(run, ld_input, gradient):
     x, y = (torch.cat(parts) for parts in zip(*minibatches))
     step, seed = ours.step, r.context.seed
     assert not ours.generates_at(step)
-    x_gen, y_gen = ours.generate_dataset.minibatch(step)
+    x_gen, y_gen, _ = ours.generate_dataset.minibatch(step)
 
     x_ld, y_ld = (x_gen, y_gen) if ld_input == "generated" else (x, y)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(seed_of(seed, "ld images", step)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from domainbed_domainfusion.algorithms.domainfusion import gradient_ratio
+from domainbed_domainfusion.algorithms.distillation_term import gradient_ratio
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.seeding import generator_of
 
@@ -34,7 +34,7 @@ def test_the_ratio_is_that_of_two_backward_passes_to_the_logits(run, ld_input):
     plain = copy.deepcopy(ours.network)
     minibatches = next(r.minibatches)
     x, y = (torch.cat(parts) for parts in zip(*minibatches))
-    x_gen, y_gen = ours.generate_dataset.minibatch(ours.step)
+    x_gen, y_gen, _ = ours.generate_dataset.minibatch(ours.step)
     values = ours.update(minibatches)
     _, a = recorded[0]
 

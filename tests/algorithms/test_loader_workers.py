@@ -106,7 +106,7 @@ def test_no_minibatch_after_a_round_is_from_before_it(loaders):
     for number in (1, 2, 3):
         store.refresh(step, marked, 8)
         for _ in range(2 * PREFETCHED * WORKERS):
-            x, _ = store.minibatch(step)
+            x, _, _ = store.minibatch(step)
             assert (x * 2 - 1 - number / 10).abs().max() < 0.01, f"round {number}, step {step}"
             step += 1
     del store, minibatches

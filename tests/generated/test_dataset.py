@@ -85,13 +85,13 @@ def test_minibatches_come_from_every_domain_and_are_seeded_by_the_step(dataset):
     store = dataset(budget=8)
     store.refresh(0, darken, 4)
     before = torch.get_rng_state()
-    x, y = store.minibatch(step=5)
+    x, y, rows = store.minibatch(step=5)
     assert torch.equal(torch.get_rng_state(), before), "a raw minibatch would now depend on generation"
     assert x.shape == (8, 3, 32, 32) and y.shape == (8,)
     for i in range(8):
         stored = pixels.to_store(x[i : i + 1] * 2 - 1)[0]
         matches = [row for row in range(len(store.keys)) if torch.equal(stored, store.version(row)[0])]
-        assert [store.keys[row][0] for row in matches] == [i // 4] and store.labels[matches[0]] == y[i]
+        assert matches == [rows[i]] and store.keys[rows[i]][0] == i // 4 and store.labels[rows[i]] == y[i]
     other = dataset(budget=8)
     other.refresh(0, darken, 3)
     assert torch.equal(other.minibatch(step=5)[0], x)

@@ -102,7 +102,7 @@ def test_410_000_images_run_in_a_small_memory(tmp_path):
             image, label = store.version(row)
             index = store.keys[row][1]
             assert label == index % 10 and abs(int(image[0, 0, 0]) - index % 256) <= 1
-        x, y = store.minibatch(5)
+        x, y, rows = store.minibatch(5)
         assert x.shape == (16, 3, SIZE, SIZE)
         print(own_memory() - before)
     """
