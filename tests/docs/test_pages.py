@@ -57,7 +57,8 @@ def known_names() -> set[str]:
     """Everything that a lower-case name in backticks may be."""
     package = ROOT / "domainbed_domainfusion"
     values = [row.range[1].split("one of ")[1] for row in hparams.ROWS.values() if "one of " in row.range[1]]
-    reported = re.findall(r'"(ld_\w+)":', (package / "algorithms" / "domainfusion.py").read_text())
+    sources = [path.read_text() for path in (package / "algorithms").glob("*.py")]
+    reported = re.findall(r'"(ld_\w+)":', "\n".join(sources))
     ratios = [json.loads(path.read_text())["ratios"] for path in ROOT.glob("benchmarks/results/*.json")]
     modules = [*package.rglob("*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("sweeps/*.txt"), package]
     return {
