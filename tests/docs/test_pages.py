@@ -47,6 +47,20 @@ def test_the_hparams_page_ends_with_the_table_of_the_code():
     assert text.count("| hparam |") == 1
 
 
+def test_the_readings_of_latent_distillation_are_the_presets():
+    rows = table_rows(
+        (DOCS / "method.md").read_text(), r"\| `ld_(when|gradient|guidance|reduction|timesteps|weighting)"
+    )
+    stated = {row[0].strip("`"): [cell.strip("`") for cell in row[1:]] for row in rows if len(row) == 4}
+    stated = {name: cells for name, cells in stated.items() if name in hparams.LD_PRESETS["mean"]}
+    presets = [hparams.LD_PRESETS[name] for name in ("mean", "listing", "score")]
+
+    def written(value) -> str:
+        return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else str(value).removesuffix(".0")
+
+    assert stated == {name: [written(preset[name]) for preset in presets] for name in presets[0]}
+
+
 def test_the_floors_are_those_that_the_imports_are_held_to():
     rows = table_rows((DOCS / "structure.md").read_text(), r"\| \d+ \|")
     stated = {int(floor): tuple(re.findall(r"`(\w+)`", rooms)) for floor, rooms, _ in rows}
