@@ -64,6 +64,7 @@ def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tin
         "ld_draws": 2,
         "generation_batch": 4,
     }
+    monkeypatch.setattr(measure, "ENCODED", 0.02)  # seconds: a few images of the tiny model, not hundreds
     for slow_encode in (measure.SLOW_ENCODE, 0.0):  # whole batches, and few images extrapolated
         monkeypatch.setattr(measure, "SLOW_ENCODE", slow_encode)
         measured = measure.Calibration({**spec, "algorithm": "DomainFusion", "hparams": dict(hparams)}).measure()
