@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..generated.dataset import domain_shares, round_begins, uses_generated
 from ..hosting import checks, host
-from ..hosting.hparams import with_ld_preset
+from ..hosting.ld_presets import with_ld_preset
 from ..sweeping import sweep_files
 
 

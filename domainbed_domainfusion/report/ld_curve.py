@@ -7,7 +7,7 @@ too: LD knows the class only as far as the two curves differ. Ours.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,39 +21,9 @@ from ..errors import InputError
 from ..files import write_atomically
 from ..hosting import checks, host
 from ..hosting import hparams as table
+from ..hosting.ld_presets import LD_PRESETS, with_ld_preset
 from ..seeding import generator_of, seed_of
-
-CONFIDENCES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
-SPREAD = (0.1, 0.9)  # quantiles over images
-
-
-@dataclass(frozen=True)
-class Curve:
-    """a over CONFIDENCES for a group of images under one kind of prompt; each list has one entry per confidence."""
-
-    group: str  # a domain, or a class
-    prompt: str  # "matched" or "mismatched"
-    images: int
-    mean: list[float]
-    low: list[float]  # quantile SPREAD[0] over images
-    high: list[float]  # quantile SPREAD[1]
-    negative: list[float]  # share of images with a < 0
-
-    @property
-    def raised(self) -> list[tuple[float, float]]:
-        """The ranges of p in which the mean of a is negative: LD raises the confidence there.
-
-        Between two of CONFIDENCES the mean is taken to be linear; the first and the last range reach to 0 and 1.
-        """
-        edges = [0.0] if self.mean[0] < 0 else []
-        for i in range(1, len(self.mean)):
-            before, after = self.mean[i - 1], self.mean[i]
-            if (before < 0) != (after < 0):
-                share = before / (before - after)
-                edges.append(CONFIDENCES[i - 1] + share * (CONFIDENCES[i] - CONFIDENCES[i - 1]))
-        if self.mean[-1] < 0:
-            edges.append(1.0)
-        return list(zip(edges[::2], edges[1::2]))
+from .coefficient_curve import CONFIDENCES, SPREAD, Curve
 
 
 def write_ld_curve(data: Path, output: Path, given: dict[str, Any], images: int = 64, seed: int = 0) -> list[Path]:
@@ -69,7 +39,7 @@ def write_ld_curve(data: Path, output: Path, given: dict[str, Any], images: int 
     checks.check_image_folder(str(data), domains or ["domain"])
     folders = {name: datasets.ImageFolder(str(data / name)) for name in domains}
     classes = folders[domains[0]].classes
-    hparams = table.with_ld_preset({**host.hparams_registry.default_hparams("DomainFusion", "PACS"), **given})
+    hparams = with_ld_preset({**host.hparams_registry.default_hparams("DomainFusion", "PACS"), **given})
     table.check_values(hparams)
     names = hparams["class_names"] or [name.replace("_", " ") for name in classes]
     if len(names) != len(classes):
@@ -150,7 +120,7 @@ def _write(
     from .figures.drawing import save
 
     reading = {name: hparams[name] for name in ("ldm", "image_size", "ld_corruption", "ld_draws", "ld_stratified")}
-    reading.update({name: hparams[name] for name in ("ld_preset", *table.LD_PRESETS["mean"])})
+    reading.update({name: hparams[name] for name in ("ld_preset", *LD_PRESETS["mean"])})
     index = {
         "hparams": reading,
         "images": images,

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import models as benchmark_models
 from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
-from domainbed_domainfusion.hosting import backbones, checks, host, hparams
+from domainbed_domainfusion.hosting import backbones, checks, host, hparams, ld_presets
 from domainbed_domainfusion.sweeping import quickstart, sweep_files
 
 from .. import sweep_cost
@@ -52,8 +52,8 @@ def test_the_readings_of_latent_distillation_are_the_presets():
         (DOCS / "method.md").read_text(), r"\| `ld_(when|gradient|guidance|reduction|timesteps|weighting)"
     )
     stated = {row[0].strip("`"): [cell.strip("`") for cell in row[1:]] for row in rows if len(row) == 4}
-    stated = {name: cells for name, cells in stated.items() if name in hparams.LD_PRESETS["mean"]}
-    presets = [hparams.LD_PRESETS[name] for name in ("mean", "listing", "score")]
+    stated = {name: cells for name, cells in stated.items() if name in ld_presets.LD_PRESETS["mean"]}
+    presets = [ld_presets.LD_PRESETS[name] for name in ("mean", "listing", "score")]
 
     def written(value) -> str:
         return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else str(value).removesuffix(".0")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from domainbed_domainfusion.errors import InputError
-from domainbed_domainfusion.hosting import host, hparams
+from domainbed_domainfusion.hosting import host, hparams, ld_presets
 
 DATASETS = ["Debug28", "Debug224", "PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet", "DigitStyles"]
 ALGORITHMS = ["ERM", "SAM", "DomainFusion", "DiffusionClassifier", "TextToImageClassifier"]
@@ -118,19 +118,19 @@ def test_every_row_is_documented():
 def test_a_preset_fills_in_what_is_null_and_no_more():
     """An explicit value overrides the preset, also one that another preset has."""
     defaults = host.hparams_registry.default_hparams("DomainFusion", "PACS")
-    assert set(hparams.with_ld_preset(defaults)) == set(defaults)
-    for name, preset in hparams.LD_PRESETS.items():
-        filled = hparams.with_ld_preset({**defaults, "ld_preset": name})
+    assert set(ld_presets.with_ld_preset(defaults)) == set(defaults)
+    for name, preset in ld_presets.LD_PRESETS.items():
+        filled = ld_presets.with_ld_preset({**defaults, "ld_preset": name})
         assert {key: filled[key] for key in preset} == preset
         assert {key: value for key, value in filled.items() if key not in (*preset, "ld_preset")} == {
             key: value for key, value in defaults.items() if key not in (*preset, "ld_preset")
         }
         hparams.check_values(filled)
-    mixed = hparams.with_ld_preset({**defaults, "ld_preset": "score", "ld_gradient": "full", "ld_reduction": "mean"})
+    mixed = ld_presets.with_ld_preset({**defaults, "ld_preset": "score", "ld_gradient": "full", "ld_reduction": "mean"})
     assert (mixed["ld_gradient"], mixed["ld_reduction"], mixed["ld_guidance_scale"]) == ("full", "mean", 7.5)
 
 
 def test_presets_name_the_same_hparams_and_all_of_them_may_be_null():
-    names = [set(preset) for preset in hparams.LD_PRESETS.values()]
+    names = [set(preset) for preset in ld_presets.LD_PRESETS.values()]
     nullable = {row.name for row in hparams.DOMAINFUSION if row.name.startswith("ld_") and row.default is None}
     assert all(each == nullable - {"ldm_decoder"} for each in names)

@@ -11,7 +11,7 @@ from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.errors import InputError
-from domainbed_domainfusion.report.ld_curve import CONFIDENCES, Curve
+from domainbed_domainfusion.report.coefficient_curve import CONFIDENCES, Curve
 from domainbed_domainfusion.seeding import seed_of
 
 CLASSES = ["big_dog", "cat", "cow"]

@@ -1,17 +1,15 @@
 """The picture of a(p): one panel per domain with matched and mismatched prompts, and one panel with all classes."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..coefficient_curve import Curve
 from .drawing import INK, SOFT, STYLE
-
-if TYPE_CHECKING:
-    from ..ld_curve import Curve
 
 COLUMNS, PANEL = 3, (2.5, 2.1)  # panels in a row; inches
 MATCHED, MISMATCHED = "#0b5fa5", "#c4570a"
@@ -21,7 +19,7 @@ HEAD, FOOT = 0.95, 0.35  # inches
 
 
 def draw_curves(
-    curves: Sequence["Curve"], domains: Sequence[str], confidences: Sequence[float], reading: dict[str, Any]
+    curves: Sequence[Curve], domains: Sequence[str], confidences: Sequence[float], reading: dict[str, Any]
 ) -> Figure:
     """A figure of len(domains) + 1 panels that share their axes. reading: the hparams of LD, for the title."""
     rows = -(-(len(domains) + 1) // COLUMNS)
@@ -54,7 +52,7 @@ def draw_curves(
     return figure
 
 
-def _domain(axes: Axes, domain: str, curves: Sequence["Curve"], confidences: Sequence[float]) -> None:
+def _domain(axes: Axes, domain: str, curves: Sequence[Curve], confidences: Sequence[float]) -> None:
     """Means with the spread over images; on the zero line, where LD raises the confidence."""
     axes.axhline(0, color=INK, linewidth=0.6)
     for curve in curves:
@@ -69,7 +67,7 @@ def _domain(axes: Axes, domain: str, curves: Sequence["Curve"], confidences: Seq
     axes.set_title(f"{domain}, {max(curve.images for curve in curves)} images", loc="left", color=INK, size=8)
 
 
-def _classes(axes: Axes, curves: Sequence["Curve"], confidences: Sequence[float]) -> None:
+def _classes(axes: Axes, curves: Sequence[Curve], confidences: Sequence[float]) -> None:
     """The mean of every class over all domains, under its own prompt."""
     axes.axhline(0, color=INK, linewidth=0.6)
     colours = colormaps["viridis"]

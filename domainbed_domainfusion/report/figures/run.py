@@ -13,7 +13,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from ...errors import InputError
-from ...hosting.hparams import added_defaults, with_ld_preset
+from ...hosting.hparams import added_defaults
+from ...hosting.ld_presets import with_ld_preset
 from ..jobs import read_job
 
 ALGORITHM = "DomainFusion"
