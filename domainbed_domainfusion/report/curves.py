@@ -119,7 +119,7 @@ def _distillation_rows(environments: tuple[str, ...], runs: dict[int, dict[str, 
                 env: [Series(label, style, _points(job, _ld_value, of)) for style, (label, of) in enumerate(lines)]
                 for env, job in jobs.items()
             }
-            made.append(_chart_row(f"{title} in {algorithm}", caption, environments, series, values))
+            made.append(_chart_row(f"{algorithm}: {title}", caption, environments, series, values))
     return made
 
 

@@ -39,11 +39,11 @@ def test_the_mean_of_each_group_is_its_part_divided_by_its_share():
         },
     ]
     found = charts(rows)
-    coefficient = found["Latent Distillation’s coefficient a in DomainFusion"]
+    coefficient = found["DomainFusion: Latent Distillation’s coefficient a"]
     assert "p &lt; 0.5 from 0.05 to -0.2; p ≥ 0.5 from -0.4 to -0.1" in coefficient
-    share = found["Images whose confidence Latent Distillation raises, % in DomainFusion"]
+    share = found["DomainFusion: Images whose confidence Latent Distillation raises, %"]
     assert "a &lt; 0 from 25 to 75" in share
-    assert "LD ÷ CE from 0.01 to 0.2" in found["Latent Distillation’s gradient in DomainFusion"]
+    assert "LD ÷ CE from 0.01 to 0.2" in found["DomainFusion: Latent Distillation’s gradient"]
 
 
 def test_a_group_that_no_step_had_breaks_its_line_only():
@@ -56,7 +56,7 @@ def test_a_group_that_no_step_had_breaks_its_line_only():
             "ld_gradient_ratio": 0.1,
         }
     ] * 2
-    coefficient = charts(rows)["Latent Distillation’s coefficient a in DomainFusion"]
+    coefficient = charts(rows)["DomainFusion: Latent Distillation’s coefficient a"]
     assert "p &lt; 0.5 from 0.03 to 0.03" in coefficient and "p ≥ 0.5 from nan to nan" in coefficient
 
 
