@@ -15,6 +15,8 @@ from ..seeding import generator_of, seed_of
 #: This share of its images may have an LD that is not finite before the run is stopped.
 NOT_FINITE_SHARE = 0.1
 NOT_FINITE_AT_LEAST = 8  # images; fewer never stop a run
+#: Images of a round that share their strata of timesteps. Fixed, so that no hparam of speed changes a coefficient.
+IMAGES_AT_ONCE = 64
 
 Term = tuple[Tensor, dict[str, float]]  # a scalar with the gradient Σ a_i ∇p_i / B, and values for the results row
 
@@ -28,7 +30,7 @@ class DistillationTerm:
 
     Args:
         distillation: computes LD_i and a_i.
-        hparams: image_size, ld_images, ld_stratified, generation_batch.
+        hparams: image_size, ld_images, ld_stratified.
         pixel_range: the classifier's pixel range.
         run_seed: with the step and the image, or with the image and the round, it seeds t, ε and the corruption.
     """
@@ -55,9 +57,8 @@ class DistillationTerm:
     def of_round(self, dataset: GenerateDataset, judge: Judge, step: int) -> None:
         """Compute LD_i and a_i of every image that the last round has made. Call it with θ in eval mode."""
         values, slopes = torch.zeros(2, len(dataset.keys))
-        batch = self.hparams["generation_batch"]
-        for start in range(0, len(dataset.keys), batch):
-            rows = range(start, min(start + batch, len(dataset.keys)))
+        for start in range(0, len(dataset.keys), IMAGES_AT_ONCE):
+            rows = range(start, min(start + IMAGES_AT_ONCE, len(dataset.keys)))
             images, labels = dataset.versions(rows)
             x, keys = from_store(images), [dataset.keys[row] for row in rows]
             seeds = [

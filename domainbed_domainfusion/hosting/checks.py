@@ -104,6 +104,20 @@ def check_image_folder(root: str, environments: Sequence[str] | None) -> None:
     readable_images.check_readable(Path(root))
 
 
+def prompt_names_of_folders(class_names: list[str] | None, folders: Sequence[str]) -> list[str]:
+    """The names for prompts, one per class folder: the hparam `class_names`, else the folders' with spaces.
+
+    Raises InputError if there is not one name per folder.
+    """
+    names = class_names or [name.replace("_", " ") for name in folders]
+    if len(names) != len(folders):
+        raise InputError(
+            f"The hparam class_names has {len(names)} names, but there are {len(folders)} class "
+            "folders: give one name per class, in sorted order of the folders."
+        )
+    return names
+
+
 def _classes(environment: Path) -> list[str]:
     """Class folders in label order. Raises InputError if one holds no image."""
     names = sorted(entry.name for entry in os.scandir(environment) if entry.is_dir())

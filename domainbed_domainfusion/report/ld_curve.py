@@ -41,12 +41,7 @@ def write_ld_curve(data: Path, output: Path, given: dict[str, Any], images: int 
     classes = folders[domains[0]].classes
     hparams = with_ld_preset({**host.hparams_registry.default_hparams("DomainFusion", "PACS"), **given})
     table.check_values(hparams)
-    names = hparams["class_names"] or [name.replace("_", " ") for name in classes]
-    if len(names) != len(classes):
-        raise InputError(
-            f"The hparam class_names has {len(names)} names, but there are {len(classes)} class folders: give one name "
-            "per class, in sorted order of the folders."
-        )
+    names = checks.prompt_names_of_folders(hparams["class_names"], classes)
     distillation = _distillation(hparams, names)
     found: dict[tuple[str, str], list[torch.Tensor]] = {}  # (group, prompt) → a of each image, (CONFIDENCES,)
     with tqdm(total=2 * len(domains) * len(CONFIDENCES), desc="a(p)", unit="batch", disable=None) as progress:

@@ -184,12 +184,7 @@ def _generation(
     from ..diffusion.candidates import CandidateSampler  # here, because diffusers takes seconds to import
     from ..diffusion.prompted import PromptedModel
 
-    names = given.get("class_names") or [name.replace("_", " ") for name in classes]
-    if len(names) != len(classes):
-        raise InputError(
-            f"The hparam class_names has {len(names)} names, but there are {len(classes)} class "
-            "folders: give one name per class, in sorted order of the folders."
-        )
+    names = checks.prompt_names_of_folders(given.get("class_names"), classes)
     values = {**host.hparams_registry.default_hparams("DomainFusion", "PACS"), **given}
     judge, labels = None, list(range(len(classes)))
     if classifier is None:

@@ -103,3 +103,13 @@ def test_a_run_started_again_computes_the_same_coefficients(run, as_script, tmp_
         r.update(steps)
         slopes.append(r.algorithm.ld_term._round_slopes)
     assert torch.equal(*slopes)
+
+
+def test_the_batch_of_generation_changes_no_coefficient(run):
+    """Also with stratified timesteps, whose strata are those of a fixed number of images."""
+    slopes = []
+    for batch in (2, 5):
+        r = run(generation_budget=8, generation_batch=batch, ld_stratified=True)
+        r.update(1)
+        slopes.append(r.algorithm.ld_term._round_slopes)
+    torch.testing.assert_close(*slopes, rtol=1e-2, atol=1e-5)
