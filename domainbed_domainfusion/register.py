@@ -45,11 +45,13 @@ def print_input_errors_as_sentences() -> None:
 
 
 def _add_algorithms() -> None:
+    from .algorithms.augmented import AugMix, RandAugment
     from .algorithms.domainfusion import DomainFusion
     from .algorithms.sam import SAM
+    from .algorithms.synthetic import Synthetic
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
-    for algorithm in (SAM, DomainFusion, DiffusionClassifier, TextToImageClassifier):
+    for algorithm in (SAM, RandAugment, AugMix, DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier):
         setattr(host.algorithms, algorithm.__name__, algorithm)
         host.algorithms.ALGORITHMS.append(algorithm.__name__)
 

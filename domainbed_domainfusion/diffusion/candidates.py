@@ -1,4 +1,7 @@
-"""N_c candidates for a batch of images by image-to-image diffusion: Algorithm 1, line 7."""
+"""N_c candidates for a batch of images by image-to-image diffusion: Algorithm 1, line 7.
+
+For a control they can also be made from the prompt alone (`source="prompt"`).
+"""
 
 import inspect
 from dataclasses import dataclass
@@ -23,8 +26,13 @@ class Candidates:
     latents: Tensor  # (B, N, C, h, w), scaled, in the LDM's dtype
 
 
+SOURCES = ("image", "prompt")
+
+
 class CandidateSampler:
     """Image-to-image diffusion as diffusers' StableDiffusionImg2ImgPipeline does it, for many images at once.
+
+    With the source "prompt" it is text-to-image diffusion, as diffusers' StableDiffusionPipeline does it.
 
     Each candidate draws from its own `torch.Generator` on the CPU. Up to rounding, it is what the pipeline makes of the
     same image, prompt and generator. The rest of the batch does not matter.
@@ -41,6 +49,7 @@ class CandidateSampler:
         batch_size: int | None = None,
         timestep_spacing: str = "leading",
         guidance_interval: float = 1.0,
+        source: str = "image",
     ) -> None:
         """Raises InputError if no step would be run, or more steps than the scheduler has.
 
@@ -53,11 +62,17 @@ class CandidateSampler:
         guidance_interval: in [0, 1], the share of the executed steps that are guided, rounded to whole steps and
         counted from the first. The other steps run the conditional half alone. After Kynkäänniemi et al. 2024 and
         Adaptive Guidance (Castillo et al. 2023); that the first steps are the guided ones is ours.
+        source: "image" begins at the noised image. "prompt" begins at pure noise: the whole schedule runs, and the
+        images give only their labels and their size.
+        Raises ValueError for another source.
         """
+        if source not in SOURCES:
+            raise ValueError(f"source {source!r} is not one of {', '.join(SOURCES)}")
+        strength = strength if source == "image" else 1.0
         self.ldm, self.prompts = ldm, prompts
         self.steps, self.strength, self.guidance_scale = steps, strength, guidance_scale
         self.scheduler, self.batch_size, self.timestep_spacing = scheduler, batch_size, timestep_spacing
-        self.guidance_interval = guidance_interval
+        self.guidance_interval, self.source = guidance_interval, source
         if not 0 < strength <= 1 or int(steps * strength) < 1:
             raise InputError(
                 f"{steps} denoising steps at strength {strength} leave no step to run: strength must lie "
@@ -80,6 +95,7 @@ class CandidateSampler:
             scheduler=hparams["scheduler"],
             timestep_spacing=hparams["timestep_spacing"],
             guidance_interval=hparams["guidance_interval"],
+            source=hparams["candidate_source"],
         )
 
     @torch.no_grad()
@@ -95,15 +111,18 @@ class CandidateSampler:
     @torch.no_grad()
     def latents(self, images: Tensor, labels: Tensor, sources: Tensor, seeds: list[int]) -> Tensor:
         """Scaled latents (n, C, h, w) of n candidates; the k-th is made from image `sources[k]` with `seeds[k]`."""
-        posterior = self.ldm.posterior(images)
+        posterior = self.ldm.posterior(images) if self.source == "image" else None
         sources = sources.to(self.ldm.device)
         embeddings = self.prompts.matched(labels)
+        shape = (self.ldm.latent_channels, *(side // self.ldm.scale_factor for side in images.shape[-2:]))
 
         def run(part: slice) -> Tensor:
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
-            mean, std = posterior.mean[sources[part]], posterior.std[sources[part]]
-            start = (mean + std * _noise(generators, mean)) * self.ldm.scaling_factor
-            return self._denoise(start, embeddings[sources[part]], generators)
+            start = None
+            if posterior is not None:
+                mean, std = posterior.mean[sources[part]], posterior.std[sources[part]]
+                start = (mean + std * self._noise(generators, shape)) * self.ldm.scaling_factor
+            return self._denoise(start, shape, embeddings[sources[part]], generators)
 
         parts, self.batch_size = in_micro_batches(run, len(seeds), self.batch_size)
         return torch.cat(parts)
@@ -117,11 +136,17 @@ class CandidateSampler:
             )
         return Candidates(decoded.unflatten(0, latents.shape[:2]), latents)
 
-    def _denoise(self, latents: Tensor, embeddings: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Noise clean latents (n, C, h, w) to the first timestep, then denoise them."""
+    def _denoise(
+        self, start: Tensor | None, shape: tuple[int, ...], embeddings: Tensor, generators: list[torch.Generator]
+    ) -> Tensor:
+        """Noise clean latents (n, C, h, w) to the first timestep, then denoise them. Without a start: pure noise."""
         scheduler, timesteps = self._schedule()
         options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        latents = scheduler.add_noise(latents, _noise(generators, latents), timesteps[:1].repeat(len(latents)))
+        noise = self._noise(generators, shape)
+        if start is None:
+            latents = noise * scheduler.init_noise_sigma
+        else:
+            latents = scheduler.add_noise(start, noise, timesteps[:1].repeat(len(start)))
         both = torch.cat([self.prompts.unconditional.expand_as(embeddings), embeddings])
         for i, t in enumerate(timesteps):
             if i < self.guided:
@@ -134,6 +159,11 @@ class CandidateSampler:
             latents = scheduler.step(noise, t, latents, **options, return_dict=False)[0]
         return latents
 
+    def _noise(self, generators: list[torch.Generator], shape: tuple[int, ...]) -> Tensor:
+        """One draw from each generator, as the pipeline draws it: (n, *shape)."""
+        like = {"device": self.ldm.device, "dtype": self.ldm.dtype}
+        return torch.cat([randn_tensor((1, *shape), generator=generator, **like) for generator in generators])
+
     def _schedule(self) -> tuple:
         """A fresh scheduler, because solvers keep a history, and the timesteps that the pipeline would run."""
         scheduler = self.ldm.scheduler(self.scheduler, self.timestep_spacing)
@@ -145,13 +175,3 @@ class CandidateSampler:
             ) from error
         skipped = (self.steps - min(int(self.steps * self.strength), self.steps)) * scheduler.order
         return scheduler, scheduler.timesteps[skipped:]
-
-
-def _noise(generators: list[torch.Generator], like: Tensor) -> Tensor:
-    """One draw from each generator, as the pipeline draws it: (n, *like.shape[1:])."""
-    return torch.cat(
-        [
-            randn_tensor((1, *like.shape[1:]), generator=generator, device=like.device, dtype=like.dtype)
-            for generator in generators
-        ]
-    )

@@ -72,6 +72,7 @@ class LatentDistillation:
         guidance_scale: float = 1.0,
         reduction: str = "mean",
         timesteps: tuple[float, float] = (0.0, 1.0),
+        next_class: bool = False,
     ) -> None:
         """Raises ValueError for an unknown weighting, gradient, gradient_mode or reduction, and for no timestep.
 
@@ -79,6 +80,7 @@ class LatentDistillation:
         guidance_scale: s; at 1 the class's prompt alone is asked, in half the U-Net evaluations. A latent consistency
         model takes it as a condition of its U-Net. reduction: R. timesteps: lowest and highest t as shares of the
         schedule; t is uniform between them.
+        next_class: a control: each image is asked under the prompt of the class after its own.
         micro_batch: images at once. With None the first call measures how many fit (`memory.items_that_fit`). If the
         memory does not suffice it is halved for good.
         gradient_mode: "forward" needs no reverse pass (see `forward_mode`), "reverse" is torch's autograd. "auto" is
@@ -95,7 +97,7 @@ class LatentDistillation:
                 raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
         self.ldm, self.prompts, self.draws, self.gradient_mode = ldm, prompts, draws, gradient_mode
         self.gradient, self.corruption, self.micro_batch = gradient, corruption, micro_batch
-        self.guidance_scale, self.reduction = guidance_scale, reduction
+        self.guidance_scale, self.reduction, self.next_class = guidance_scale, reduction, next_class
         self.first_timestep = math.floor(timesteps[0] * ldm.num_train_timesteps)
         self.end_timestep = math.ceil(timesteps[1] * ldm.num_train_timesteps)  # excluded
         if not 0 <= self.first_timestep < self.end_timestep <= ldm.num_train_timesteps:
@@ -129,6 +131,7 @@ class LatentDistillation:
             guidance_scale=hparams["ld_guidance_scale"],
             reduction=hparams["ld_reduction"],
             timesteps=tuple(hparams["ld_timesteps"]),
+            next_class=hparams["ld_prompts"] == "next_class",
         )
 
     def coefficients(
@@ -178,7 +181,7 @@ class LatentDistillation:
     ) -> tuple[Tensor, Tensor]:
         images = images.to(self.ldm.device, self._precision)
         p = confidence.detach().to(self.ldm.device, self._precision)
-        embeddings = self.prompts.matched(labels)
+        embeddings = self._embeddings(labels)
         if self.gradient_mode == "reverse":
             return self._reverse(images, embeddings, p, draws)
         try:
@@ -227,6 +230,10 @@ class LatentDistillation:
             return value, torch.zeros_like(p)
         (slope,) = torch.autograd.grad(target.sum(), p)
         return value.detach(), slope
+
+    def _embeddings(self, labels: Tensor) -> Tensor:
+        """The prompt of each label's class, (B, L, D); with `next_class` that of the class after it, cyclically."""
+        return self.prompts.matched((labels + self.next_class) % len(self.prompts.texts))
 
     def _reduced(self, x: Tensor) -> Tensor:
         """R over the elements of each image: (B, C, h, w) -> (B,)."""
@@ -287,7 +294,7 @@ class LatentDistillation:
         p = confidence.to(self.ldm.device, self._precision)
         latents = self._encoded(self._corrupted(images.to(self.ldm.device, self._precision), p, draws))
         t, noise = self._draw(latents, draws)
-        embeddings = self.prompts.matched(labels)
+        embeddings = self._embeddings(labels)
         residuals = torch.stack(
             [self._residual(latents, t[draw], noise[draw], embeddings)[0] for draw in range(self.draws)]
         )

@@ -5,7 +5,9 @@ leaves open. `changes` and `time` are the one place that says what an hparam dec
 identity, the provenance of generated images and the groups of an estimate's calibration derive from them.
 """
 
+import dataclasses
 import difflib
+import itertools
 import json
 from typing import Any
 
@@ -50,6 +52,11 @@ def _is_set(value: Any) -> bool:
     return value is not None
 
 
+def _with_default(row: Hparam, defaults: dict[str, Any]) -> Hparam:
+    """The row with the default that `defaults` has for it; the row itself if it has none."""
+    return dataclasses.replace(row, default=defaults[row.name], search=None) if row.name in defaults else row
+
+
 # fmt: off
 #: For every algorithm of the host, ours or not. They are accepted in --hparams; a run that does not name them keeps
 #: exactly the host's own hparams.
@@ -67,6 +74,24 @@ SAM = (
     Hparam(name="rho", default=0.05, search=(0.01, 0.02, 0.05, 0.1), range=number(0, open_low=True),
            meaning="radius of the neighbourhood in weight space",
            source="Foret et al. 2021", changes=(CLASSIFIER,), time=NO_TIME),
+)
+
+RANDAUGMENT = (
+    Hparam(name="randaugment_operations", default=2, range=integer(1),
+           meaning="operations on an image, one after the other",
+           source="Cubuk et al. 2020", changes=(CLASSIFIER,), time=TIME),
+    Hparam(name="randaugment_magnitude", default=9, search=(5, 9, 14), range=integer(0, 30),
+           meaning="strength of the operations, of 30",
+           source="Cubuk et al. 2020 (search ours)", changes=(CLASSIFIER,), time=NO_TIME),
+)
+
+AUGMIX = (
+    Hparam(name="augmix_severity", default=3, search=(1, 3, 5), range=integer(1, 10),
+           meaning="strength of the operations, of 10",
+           source="Hendrycks et al. 2020 (search ours)", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="augmix_width", default=3, range=integer(1),
+           meaning="chains of operations that are mixed",
+           source="Hendrycks et al. 2020", changes=(CLASSIFIER,), time=TIME),
 )
 
 #: The frozen diffusion model, for every algorithm that uses one.
@@ -149,6 +174,9 @@ DOMAINFUSION = (
     Hparam(name="style_divergence", default="poisson", range=one_of("poisson", "softmax"),
            meaning="the KL between two vectors",
            source="ours", changes=(CHOICE,), time=TIME),
+    Hparam(name="candidate_source", default="image", range=one_of("image", "prompt"),
+           meaning="image: image-to-image from the last version; prompt: text-to-image from pure noise, a control",
+           source="S; ours: prompt", changes=(CANDIDATES,), time=TIME),
     Hparam(name="denoising_steps", default=12, range=integer(1, 1000),
            meaning="steps of the whole schedule; strength runs a part of them",
            source="ours (S: fewer than 50)", changes=(CANDIDATES,), time=TIME),
@@ -212,6 +240,10 @@ DOMAINFUSION = (
     Hparam(name="ld_input", default="generated", range=one_of("generated", "raw"),
            meaning="which minibatch it sees",
            source="S (listing)", changes=(LD,), time=TIME),
+    Hparam(name="ld_prompts", default="class", range=one_of("class", "next_class"),
+           meaning="class: each image under its own class's prompt; next_class: under that of the class after it, a "
+                   "control",
+           source="S; ours: next_class", changes=(LD,), time=NO_TIME),
     Hparam(name="ld_corruption", default="contrast", range=one_of("contrast", "blur", "pepper", "mask", "none"),
            meaning="how the confidence corrupts the image",
            source="S", changes=(LD,), time=TIME),
@@ -259,15 +291,23 @@ TEXT_TO_IMAGE_CLASSIFIER = (
 
 # fmt: on
 
+#: What `Synthetic` changes in DomainFusion's defaults.
+SYNTHETIC = {"candidate_source": "prompt", "sampling_strategy": False, "lambda2": 0.0}
+
 TABLES = {
     "SAM": SAM,
+    "RandAugment": RANDAUGMENT,
+    "AugMix": AUGMIX,
     "DomainFusion": BACKBONE + LDM + DOMAINFUSION,
+    "Synthetic": BACKBONE + LDM + tuple(_with_default(row, SYNTHETIC) for row in DOMAINFUSION),
     "DiffusionClassifier": LDM + ZERO_SHOT + DIFFUSION_CLASSIFIER,
     "TextToImageClassifier": LDM + ZERO_SHOT + TEXT_TO_IMAGE_CLASSIFIER,
 }
 ROWS = {
     row.name: row
-    for row in (*BACKBONE, *SAM, *LDM, *DOMAINFUSION, *ZERO_SHOT, *DIFFUSION_CLASSIFIER, *TEXT_TO_IMAGE_CLASSIFIER)
+    for row in itertools.chain(
+        BACKBONE, SAM, RANDAUGMENT, AUGMIX, LDM, DOMAINFUSION, ZERO_SHOT, DIFFUSION_CLASSIFIER, TEXT_TO_IMAGE_CLASSIFIER
+    )
 }
 
 

@@ -77,6 +77,7 @@ LATENT_DISTILLATION = [
     {"ld_weighting": "one_minus_alpha_bar"},
     {"ld_weighting": "snr"},
     {"ld_draws": 2},
+    {"ld_prompts": "next_class"},
 ]
 CANDIDATES = [
     {"denoising_steps": 6},

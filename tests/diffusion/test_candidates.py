@@ -110,6 +110,41 @@ def test_candidates_are_the_pipelines(
     assert ours.images.std() > 0.05
 
 
+@pytest.mark.parametrize("scheduler", ["ddim", "pndm", "dpmsolver++"])
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_candidates_from_the_prompt_are_the_text_to_image_pipelines(
+    ldm, prompts, pipeline, images, labels, scheduler, guidance
+):
+    sampler = CandidateSampler(ldm, prompts, 6, 0.5, guidance, scheduler, timestep_spacing="trailing", source="prompt")
+    ours = sampler.sample(images, labels, SEEDS)
+    assert torch.equal(ours.latents, sampler.sample(-images, labels, SEEDS).latents)
+    name, extra = SOLVERS[scheduler]
+    solver = getattr(diffusers, name).from_config(pipeline.scheduler.config, timestep_spacing="trailing", **extra)
+    theirs = diffusers.StableDiffusionPipeline(
+        **{**pipeline.components, "scheduler": solver}, requires_safety_checker=False
+    )
+    theirs.set_progress_bar_config(disable=True)
+    size = images.shape[-1]
+    for i, row in enumerate(SEEDS):
+        for j, seed in enumerate(row):
+            expected = theirs(
+                f"a photo of a {CLASS_NAMES[labels[i]]}",
+                height=size,
+                width=size,
+                num_inference_steps=6,
+                guidance_scale=guidance,
+                generator=torch.Generator().manual_seed(seed),
+                output_type="pt",
+            ).images[0]
+            torch.testing.assert_close(ours.images[i, j] / 2 + 0.5, expected, atol=2e-5, rtol=0)
+    assert sampler.evaluations == theirs.num_timesteps
+
+
+def test_an_unknown_source_is_refused(ldm, prompts):
+    with pytest.raises(ValueError, match="source 'text' is not one of image, prompt"):
+        CandidateSampler(ldm, prompts, source="text")
+
+
 def with_scheduler(folder, name):
     """Edit the folder's configuration to name another scheduler."""
     config = folder / "scheduler" / "scheduler_config.json"

@@ -192,6 +192,17 @@ def test_guidance_alone_is_blind_to_the_class_where_all_prompts_are_the_same(ldm
     assert slope.abs().max() < 1e-6
 
 
+def test_the_next_classes_prompts_are_those_of_the_next_labels(ldm, prompts, images, labels):
+    """Two results, of which one is the other for shifted labels; the last class comes before the first."""
+    options = {"gradient": "full", "guidance_scale": 3.0}
+    p, seeds = torch.tensor([0.2, 0.5, 0.9]), [1, 2, 3]
+    shifted = LatentDistillation(ldm, prompts, next_class=True, **options).coefficients(images, labels, p, seeds)
+    plain = LatentDistillation(ldm, prompts, **options)
+    expected = plain.coefficients(images, torch.tensor([(int(y) + 1) % 3 for y in labels]), p, seeds)
+    assert all(torch.equal(*pair) for pair in zip(shifted, expected))
+    assert not torch.equal(shifted[1], plain.coefficients(images, labels, p, seeds)[1])
+
+
 def test_stratified_timesteps_cover_the_range_once(ldm, prompts, images, labels):
     """Each of B · T equal parts of the range holds one t, and micro-batches change nothing."""
     seen, predict = [], ldm.predict_noise

@@ -12,7 +12,7 @@ from domainbed_domainfusion.errors import InputError
 from .conftest import CLASS_NAMES
 
 CPU = torch.device("cpu")
-#: No value is the default of the argument that it sets.
+#: No value is the default of the argument that it sets, except the source: from the prompt the strength is 1.
 HPARAMS = {
     "denoising_steps": 6,
     "strength": 0.5,
@@ -20,9 +20,11 @@ HPARAMS = {
     "scheduler": "pndm",
     "timestep_spacing": "trailing",
     "guidance_interval": 0.25,
+    "candidate_source": "image",
     "ld_draws": 3,
     "ld_guidance_scale": 3.0,
     "ld_reduction": "sum",
+    "ld_prompts": "next_class",
     "ld_timesteps": [0.1, 0.9],
     "ld_weighting": "snr",
     "ld_gradient": "full",
@@ -74,7 +76,9 @@ def test_every_hparam_of_the_sampler_reaches_its_argument(ldm, prompts):
     assert sampler.ldm is ldm and sampler.prompts is prompts
     assert (sampler.steps, sampler.strength, sampler.guidance_scale) == (6, 0.5, 3.0)
     assert (sampler.scheduler, sampler.timestep_spacing, sampler.guidance_interval) == ("pndm", "trailing", 0.25)
-    assert sampler.batch_size is None
+    assert (sampler.source, sampler.batch_size) == ("image", None)
+    from_prompt = CandidateSampler.of(PromptedModel(ldm, prompts), {**HPARAMS, "candidate_source": "prompt"})
+    assert (from_prompt.source, from_prompt.strength) == ("prompt", 1.0)
 
 
 def test_every_hparam_of_latent_distillation_reaches_its_argument(ldm, prompts):
@@ -82,7 +86,7 @@ def test_every_hparam_of_latent_distillation_reaches_its_argument(ldm, prompts):
     assert distillation.ldm is ldm and distillation.prompts is prompts
     assert (distillation.draws, distillation.gradient, distillation.corruption) == (3, "full", "pepper")
     assert (distillation.micro_batch, distillation.gradient_mode) == (2, "reverse")
-    assert (distillation.guidance_scale, distillation.reduction) == (3.0, "sum")
+    assert (distillation.guidance_scale, distillation.reduction, distillation.next_class) == (3.0, "sum", True)
     assert (distillation.first_timestep, distillation.end_timestep) == (100, 900)
     alphas = ldm.alphas_cumprod
     assert torch.equal(distillation._weights, alphas / (1 - alphas))  # "snr"

@@ -9,7 +9,16 @@ from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import host, hparams, ld_presets
 
 DATASETS = ["Debug28", "Debug224", "PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet", "DigitStyles"]
-ALGORITHMS = ["ERM", "SAM", "DomainFusion", "DiffusionClassifier", "TextToImageClassifier"]
+ALGORITHMS = [
+    "ERM",
+    "SAM",
+    "RandAugment",
+    "AugMix",
+    "DomainFusion",
+    "Synthetic",
+    "DiffusionClassifier",
+    "TextToImageClassifier",
+]
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -8,7 +8,16 @@ from domainbed_domainfusion.hosting import attach
 
 from .attached import Attached
 
-OURS = ("ERM", "SAM", "DomainFusion", "DiffusionClassifier", "TextToImageClassifier")
+OURS = (
+    "ERM",
+    "SAM",
+    "RandAugment",
+    "AugMix",
+    "DomainFusion",
+    "Synthetic",
+    "DiffusionClassifier",
+    "TextToImageClassifier",
+)
 # Beside test_models.py. Those that need downloaded data (test_datasets.py, two of scripts) skip without DATA_DIR.
 TESTS = (
     "test_hparams_registry.py",
