@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_estimate,
         _add_attach,
         _add_report,
+        _add_compare,
+        _add_keep,
         _add_figures,
         _add_ld_curve,
         _add_predict,
@@ -115,6 +117,26 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
     report.add_argument("--input_dir", type=Path, required=True, help="a sweep's output folder; it is only read")
     report.add_argument("--output", type=Path, default=Path("report.html"), help="default: %(default)s")
     report.set_defaults(run=_report)
+
+
+def _add_compare(verbs: argparse._SubParsersAction) -> None:
+    compare = verbs.add_parser("compare", help="one table of several sweeps on a dataset, a row for each arm")
+    compare.add_argument("sweeps", type=Path, nargs="+", help="sweep folders, or files of kept results")
+    compare.add_argument(
+        "--left_out",
+        action="store_true",
+        help="judge each arm on left-out training domains, and name the best one for each test domain",
+    )
+    compare.set_defaults(run=_compare)
+
+
+def _add_keep(verbs: argparse._SubParsersAction) -> None:
+    keep = verbs.add_parser(
+        "keep", help="a finished sweep's results as one text file, which report and compare read like the folder"
+    )
+    keep.add_argument("--input_dir", type=Path, required=True, help="a sweep's output folder; it is only read")
+    keep.add_argument("--output", type=Path, required=True, help="the file to write, such as results/full.jsonl")
+    keep.set_defaults(run=_keep)
 
 
 def _add_figures(verbs: argparse._SubParsersAction) -> None:
@@ -235,6 +257,24 @@ def _report(arguments: argparse.Namespace) -> None:
     _add_our_names_to_the_host()
     for path in write(arguments.input_dir, arguments.output):
         print(path)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from .report.compare import best_arms, compare, compare_left_out, markdown
+
+    _add_our_names_to_the_host()
+    comparison = (compare_left_out if arguments.left_out else compare)(arguments.sweeps)
+    print(markdown(comparison))
+    if arguments.left_out:
+        print(best_arms(comparison))
+
+
+def _keep(arguments: argparse.Namespace) -> None:
+    from .report.jobs import read_sweep
+    from .report.kept import write_kept
+
+    write_kept(read_sweep(arguments.input_dir), arguments.output)
+    print(arguments.output)
 
 
 def _figures(arguments: argparse.Namespace) -> None:

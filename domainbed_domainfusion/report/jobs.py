@@ -1,4 +1,4 @@
-"""A sweep folder on disk: its jobs, their result rows, and what is damaged. The folder is only read."""
+"""A sweep folder on disk, or a kept file of one: its jobs, their result rows, and what is damaged. It is only read."""
 
 import ast
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..hosting import host
+from .kept import kept_jobs
 
 ARGS_HEADING, HPARAMS_HEADING = "Args:", "HParams:"
 TEXT_ARGS = ("algorithm", "dataset", "data_dir", "output_dir", "hparams", "task")
@@ -77,8 +78,12 @@ class SweepFolder:
 def read_sweep(path: Path) -> SweepFolder:
     """Read a sweep folder, DomainBed's or minibed's. Damaged lines are left out and listed; they are no error.
 
-    Raises InputError if the folder is missing or has no job.
+    path: also a file of kept results (see `kept`), all of whose jobs are done. Raises InputError if the folder is
+    missing or has no job, and for a damaged file.
     """
+    if path.is_file():
+        kept = [Job(path / name, rows, rows[0]["args"] if rows else {}, done=True) for name, rows in kept_jobs(path)]
+        return SweepFolder(path, kept)
     if not path.is_dir():
         raise InputError(f"No sweep folder at {path}: give --input_dir the --output_dir of a sweep.")
     # The host reads in os.listdir's order, which decides ties between checkpoints.

@@ -1,0 +1,166 @@
+"""Several sweeps in one table: arms of an ablation side by side, or arms judged without the test domain.
+
+An arm is an algorithm of a sweep folder (or of a kept file). All arms are on one dataset.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from . import results
+from .jobs import read_sweep
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row: its name, and a pair (mean, standard error over the trials) in percent for each column, or None."""
+
+    name: str
+    cells: tuple[tuple[float, float] | None, ...]
+
+    @property
+    def average(self) -> float | None:
+        """Mean of the cells, None unless every one has a number."""
+        means = [cell[0] for cell in self.cells if cell is not None]
+        return float(np.mean(means)) if len(means) == len(self.cells) else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms over the environments. average_errors: the standard error of each arm's average over the trials."""
+
+    dataset: str
+    method: str
+    environments: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    average_errors: tuple[float, ...]
+
+
+def compare(paths: Sequence[Path]) -> Comparison:
+    """Test accuracies by training-domain validation, the numbers of the host's own table of each sweep."""
+    found, arms, errors = _Dataset(), [], []
+    for path, records in _records(paths):
+        for table in results.tables(records):
+            if table.method != results.selection_methods()[0].name:
+                continue
+            found.check(table.dataset, table.environments, path)
+            for row in table.rows:
+                cells = tuple(None if cell is None else (cell.mean, cell.error) for cell in row.cells)
+                arms.append(Arm(_name(path, row.algorithm, len(table.rows)), cells))
+                errors.append(row.average_error if row.trial_means else float("nan"))
+    return Comparison(found.name, results.selection_methods()[0].name, found.environments, tuple(arms), tuple(errors))
+
+
+def compare_left_out(paths: Sequence[Path]) -> Comparison:
+    """Accuracies on left-out *training* domains: column X has no image of the environment X in any of its numbers.
+
+    It is the validation accuracy of DomainBed's leave-one-domain-out selection, and needs no run that is tested on X
+    alone: the mean over Y ≠ X of the accuracy on Y of the run that left out X and Y, at the best common checkpoint.
+    Raises InputError if a sweep has no runs with two test environments.
+    """
+    found, arms, errors = _Dataset(), [], []
+    for path, records in _records(paths):
+        pairs = records.filter(lambda record: len(record["args"]["test_envs"]) == 2)
+        if not len(pairs):
+            raise InputError(
+                f"{path} has no run that left out two environments: launch its sweep without --single_test_envs."
+            )
+        for dataset in results.dataset_names(pairs):
+            found.check(dataset, results.environment_names(dataset, pairs), path)
+            names = results.algorithm_names(pairs, dataset)
+            for name in names:
+                of_arm = pairs.filter_equals("args.dataset, args.algorithm", (dataset, name))
+                by_trial = _left_out_by_trial(of_arm, len(found.environments))
+                cells = tuple(
+                    None if np.isnan(column).any() else (float(column.mean()), _error(column)) for column in by_trial.T
+                )
+                arms.append(Arm(_name(path, name, len(names)), cells))
+                errors.append(_error(by_trial.mean(1)))
+    return Comparison(found.name, "left-out training domains", found.environments, tuple(arms), tuple(errors))
+
+
+def _left_out_by_trial(records: Any, environments: int) -> np.ndarray:
+    """(trials, environments) in percent."""
+    trials = [members for _, members in sorted(records.group("args.trial_seed"), key=lambda trial: trial[0])]
+    return np.array([[left_out_accuracy(rows, env, environments) for env in range(environments)] for rows in trials])
+
+
+def left_out_accuracy(records: Any, test_env: int, environments: int) -> float:
+    """Percent, for the runs of one trial with two test environments each; nan if one of the runs is missing."""
+    by_step = []
+    for _, rows in records.group("step"):
+        accuracies = {}
+        for row in rows:
+            if test_env in row["args"]["test_envs"]:
+                (other,) = set(row["args"]["test_envs"]) - {test_env}
+                accuracies[other] = row[f"env{other}_in_acc"]
+        if len(accuracies) == environments - 1:
+            by_step.append(100 * float(np.mean([accuracies[env] for env in sorted(accuracies)])))
+    return max(by_step, default=float("nan"))
+
+
+def markdown(comparison: Comparison) -> str:
+    """A table with a row per arm; the last column is an arm's average minus the first arm's."""
+    header = ["arm", *comparison.environments, "average", "to the first"]
+    lines = [header, ["---", *("---:" for _ in header[1:])]]
+    first = comparison.arms[0].average
+    for arm, error in zip(comparison.arms, comparison.average_errors):
+        average = arm.average
+        difference = DASH if average is None or first is None else f"{average - first:+.1f}"
+        summary = None if average is None else (average, error)
+        lines.append([arm.name, *map(_text, (*arm.cells, summary)), difference])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{comparison.dataset}, accuracy in %, {comparison.method}, ± standard error over the trials\n\n{table}\n"
+
+
+def best_arms(comparison: Comparison) -> str:
+    """One line per environment: the arm with the highest number in its column."""
+    lines = []
+    for column, environment in enumerate(comparison.environments):
+        ranked = [(arm.cells[column] or (-1.0, 0.0), arm.name) for arm in comparison.arms]
+        lines.append(f"{environment}: {max(ranked)[1]}")
+    return "Chosen where each is the test domain: " + "; ".join(lines) + "\n"
+
+
+class _Dataset:
+    """The one dataset of a comparison."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.environments: tuple[str, ...] = ()
+
+    def check(self, name: str, environments: tuple[str, ...], path: Path) -> None:
+        """Raise InputError if the sweep in `path` is on another dataset than those before it."""
+        if self.name and self.name != name:
+            raise InputError(f"{path} is a sweep on {name} but those before it are on {self.name}: compare them apart.")
+        self.name, self.environments = name, environments
+
+
+def _records(paths: Sequence[Path]) -> list[tuple[Path, Any]]:
+    found = []
+    for path in paths:
+        records = read_sweep(path).records()
+        if not len(records):
+            raise InputError(f"No result in {path}: its jobs have written none yet.")
+        found.append((path, records))
+    return found
+
+
+def _name(path: Path, algorithm: str, algorithms: int) -> str:
+    """The name of the folder or of the kept file; with several algorithms in it the algorithm's, too."""
+    name = path.stem if path.is_file() else path.resolve().name
+    return name if algorithms == 1 else f"{name}: {algorithm}"
+
+
+def _error(values: np.ndarray) -> float:
+    return float(np.std(values) / np.sqrt(len(values)))  # the host's formula, as in `results.Cell`
+
+
+def _text(cell: tuple[float, float] | None) -> str:
+    return DASH if cell is None else f"{cell[0]:.1f} ± {cell[1]:.1f}"

@@ -1,0 +1,58 @@
+"""Results that are kept: a sweep folder as one text file, one line per job, with what its tables and charts need.
+
+A line is a JSON object {"args": …, "hparams": …, "rows": [{"step": …, "env0_in_acc": …, …}, …]}. `read_sweep` reads
+such a file as it reads a folder. Times, memory, checkpoints and the machine's paths are left out; no number is rounded.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..files import write_atomically
+
+if TYPE_CHECKING:
+    from .jobs import Job, SweepFolder
+
+KEPT = re.compile(r"step|epoch|env\d+_(in|out)_acc|(raw_|generated_)?loss|ld_\w+|confidence|generated_images")
+NOT_KEPT = ("ld_seconds",)
+LEFT_OUT_ARGS = ("data_dir",)
+
+
+def write_kept(sweep: "SweepFolder", output: Path) -> None:
+    """Write the sweep's lines to `output`, in an order that depends on the jobs' arguments alone.
+
+    Raises InputError if a job is unfinished or a line of it is damaged: results that are kept should be whole.
+    """
+    if sweep.unfinished or sweep.damage:
+        what = sweep.damage[0] if sweep.damage else f"{sweep.unfinished[0].name} is unfinished."
+        raise InputError(f"{sweep.path} is not whole, so it is not kept: {what}")
+    jobs = sorted(sweep.jobs, key=lambda job: (job.args["algorithm"], job.args["test_envs"], job.args["trial_seed"]))
+    write_atomically(output, "".join(f"{json.dumps(_line(job), sort_keys=True)}\n" for job in jobs))
+
+
+def _line(job: "Job") -> dict[str, Any]:
+    args = {name: value for name, value in job.args.items() if name not in LEFT_OUT_ARGS}
+    args["output_dir"] = job.folder.name
+    rows = [
+        {name: value for name, value in row.items() if KEPT.fullmatch(name) and name not in NOT_KEPT}
+        for row in job.rows
+    ]
+    return {"args": args, "hparams": job.rows[0].get("hparams", {}), "rows": rows}
+
+
+def kept_jobs(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(name of the job's folder, its result rows) of each line of a kept file. Raises InputError for a damaged file."""
+    jobs = []
+    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            shared = {"args": line["args"], "hparams": line["hparams"]}
+            jobs.append((line["args"]["output_dir"], [{**row, **shared} for row in line["rows"]]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path}, line {number} is no kept result ({error!r}): give a sweep's folder, or a file that "
+                "`domainfusion keep` wrote."
+            ) from error
+    return jobs
