@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 from . import host
+from .packaged_weights import PACKAGES, packaged_weights
 
 #: name -> (torchvision's name, its weights). The ResNets have ImageNet's first (V1) weights, as in the paper, and not
 #: AugMix's. SWAG's linear weights leave the trunk as it was pre-trained on Instagram's images.
@@ -62,7 +63,9 @@ class Backbone(nn.Module):
             self.network, self.n_outputs = _from_torchvision(name, input_shape, pretrained is True)
         else:
             self.network, self.n_outputs = _from_timm(name, input_shape, pretrained is True)
-        if isinstance(pretrained, str):
+        if pretrained in PACKAGES:
+            self.network.load_state_dict(packaged_weights(pretrained, self.network))
+        elif isinstance(pretrained, str):
             _load_file(self.network, pretrained)
         self.dropout = nn.Dropout(hparams["resnet_dropout"])
         self.activation = nn.Identity()  # the host's URM replaces it
@@ -139,8 +142,9 @@ def _load_file(network: nn.Module, file: str) -> None:
 
     if not Path(file).is_file() or Path(file).suffix != ".safetensors":
         raise InputError(
-            f"The hparam pretrained names {file!r}, which is not a .safetensors file: give true, false or "
-            "the path of one (pickled .pth files are not read; safetensors.torch.save_file converts)."
+            f"The hparam pretrained names {file!r}, which is not a .safetensors file: give true, false, "
+            f"{', '.join(PACKAGES)} or the path of one (pickled .pth files are not read; "
+            "safetensors.torch.save_file converts)."
         )
     try:
         weights = safetensors.torch.load_file(file)

@@ -133,4 +133,7 @@ NAMES = (
 )
 OPTIONAL_FOLDER = (lambda value: value is None or _is_text(value)), "null or the path of a folder"
 OPTIONAL_TEXT = (lambda value: value is None or isinstance(value, str)), "null or a text"
-TRUE_FALSE_FILE = (lambda value: isinstance(value, (bool, str))), "true, false or the path of a .safetensors file"
+TRUE_FALSE_FILE = (
+    (lambda value: isinstance(value, (bool, str))),
+    "true, false, the path of a .safetensors file or a package's name",
+)

