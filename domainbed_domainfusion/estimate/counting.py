@@ -101,7 +101,7 @@ def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) 
         length for i, length in enumerate(in_splits(images, args["holdout_fraction"])) if i not in args["test_envs"]
     ]
     plain = Job(args, hparams, steps, checkpoints, checkpoints * sum(images), raw_steps=steps, domains=len(training))
-    if args["algorithm"] != "DomainFusion":
+    if "generation_budget" not in hparams:  # it generates no images
         return plain
     reading = with_ld_preset(hparams)
     rounds = _rounds(steps, hparams, images, args["holdout_fraction"]) if uses_generated(reading) else []

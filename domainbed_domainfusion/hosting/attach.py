@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import write_atomically
+from .hparams import TABLES
 
 PATCHED = "domainbed/algorithms.py"
 IMPORT = "import domainbed_domainfusion.register"
@@ -25,7 +26,7 @@ DISTRIBUTION = "domainbed-domainfusion"
 
 #: What `register` adds: (file, names that must not be taken there).
 ADDED = (
-    (PATCHED, ("SAM", "DomainFusion", "DiffusionClassifier", "TextToImageClassifier")),
+    (PATCHED, tuple(TABLES)),
     ("domainbed/datasets.py", ("DigitStyles",)),
 )
 

@@ -148,9 +148,9 @@ DOMAINFUSION = (
                    "start, for long runs on a GPU",
            source="ours", changes=(SPEED,), time=TIME),
     # Generation: Algorithm 1, lines 4 to 13.
-    Hparam(name="candidates", default=3, search=PAPER_CANDIDATES, range=integer(1),
+    Hparam(name="candidates", default=3, pocket=1, search=PAPER_CANDIDATES, range=integer(1),
            meaning="N_c, images generated for each one kept",
-           source="S", changes=(CHOICE,), time=PROPORTIONAL),
+           source="S; digits: sweeps/digits/choices.txt", changes=(CHOICE,), time=PROPORTIONAL),
     Hparam(name="generation_interval", default=5, range=integer(1),
            meaning="Itv, epochs from one round of generation to the next",
            source="S", changes=(ROUNDS,), time=NO_TIME),
@@ -178,12 +178,12 @@ DOMAINFUSION = (
     Hparam(name="candidate_source", default="image", range=one_of("image", "prompt"),
            meaning="image: image-to-image from the last version; prompt: text-to-image from pure noise, a control",
            source="S; ours: prompt", changes=(CANDIDATES,), time=TIME),
-    Hparam(name="denoising_steps", default=12, range=integer(1, 1000),
+    Hparam(name="denoising_steps", default=12, pocket=4, range=integer(1, 1000),
            meaning="steps of the whole schedule; strength runs a part of them",
-           source="ours (S: fewer than 50)", changes=(CANDIDATES,), time=TIME),
-    Hparam(name="strength", default=0.8, range=number(0, 1, open_low=True),
+           source="ours (S: fewer than 50); digits: sweeps/digits/choices.txt", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="strength", default=0.8, pocket=1.0, range=number(0, 1, open_low=True),
            meaning="share of the schedule that image-to-image runs",
-           source="S", changes=(CANDIDATES,), time=TIME),
+           source="S; digits: sweeps/digits/choices.txt", changes=(CANDIDATES,), time=TIME),
     Hparam(name="guidance_scale", default=7.5, range=number(0),
            meaning="classifier-free guidance; 1 and less: none",
            source="S", changes=(CANDIDATES,), time=TIME),
@@ -213,10 +213,11 @@ DOMAINFUSION = (
                    "seeded by the image in place of the run",
            source="ours", changes=(ROUNDS, KEPT), time=NO_TIME, identify=_is_set),
     # Latent Distillation: Algorithm 2.
-    Hparam(name="ld_preset", default="mean", range=one_of("mean", "listing", "score"),
+    Hparam(name="ld_preset", default="mean", pocket="guidance", range=one_of("mean", "listing", "score", "guidance"),
            meaning="a reading of Algorithm 2, for those of the rows below that are null; mean: the listing, with "
-                   "means over a latent's elements; listing: to the letter; score: the earlier version's form",
-           source="ours / S / R", changes=(LD,), time=TIME),
+                   "means over a latent's elements; listing: to the letter; score: the earlier version's form; "
+                   "guidance: the part of score that the prompt makes",
+           source="ours / S / R / ours; digits: sweeps/digits/choices.txt", changes=(LD,), time=TIME),
     Hparam(name="ld_when", default=None, range=or_as_preset(one_of("step", "generation")),
            meaning="step: on every step's minibatch; generation: on each image when it is generated, whose coefficient "
                    "then holds until it is generated again",

@@ -4,7 +4,7 @@ from typing import Any
 
 #: What `ld_preset` means. listing: the supplement's Algorithm 2, whose squared norm is a sum. score: what public
 #: reviews say of the earlier version (score distillation, guided noise as in the image-to-image pipeline), with the
-#: weights and timesteps that are usual for score distillation.
+#: weights and timesteps that are usual for score distillation. guidance: the part of score that knows the class.
 LD_PRESETS: dict[str, dict[str, Any]] = {
     "mean": {
         "ld_when": "step",
@@ -25,6 +25,14 @@ LD_PRESETS: dict[str, dict[str, Any]] = {
     "score": {
         "ld_when": "step",
         "ld_gradient": "sds",
+        "ld_guidance_scale": 7.5,
+        "ld_reduction": "sum",
+        "ld_timesteps": [0.02, 0.98],
+        "ld_weighting": "one_minus_alpha_bar",
+    },
+    "guidance": {
+        "ld_when": "step",
+        "ld_gradient": "guidance",
         "ld_guidance_scale": 7.5,
         "ld_reduction": "sum",
         "ld_timesteps": [0.02, 0.98],

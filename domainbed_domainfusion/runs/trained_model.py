@@ -151,7 +151,7 @@ class TrainedModel:
         values = dict(self.hparams)
         if values.get("backbone", "host") != "host":
             values["pretrained"] = False
-        if self.args["algorithm"] == "DomainFusion":
+        if "lambda3" in values:
             values.update(lambda2=0.0, lambda3=0.0)
         if "class_names" in values:
             names = class_names or map(str, range(self.num_classes))

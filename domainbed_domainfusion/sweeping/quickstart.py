@@ -18,8 +18,7 @@ QUICKSTART_HPARAMS = {
     "backbone": "resnet10t",
     "pretrained": False,
     "generation_interval": 1,
-    "generation_budget": 400,
-    "denoising_steps": 8,
+    "generation_budget": 600,
     "ld_images": 8,
 }
 

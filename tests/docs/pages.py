@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = (
     README,
+    ROOT / "RESULTS.md",
     *sorted(ROOT.glob("docs/*.md")),
     ROOT / "sweeps" / "README.md",
     ROOT / "benchmarks" / "README.md",

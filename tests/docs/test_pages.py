@@ -51,9 +51,9 @@ def test_the_readings_of_latent_distillation_are_the_presets():
     rows = table_rows(
         (DOCS / "method.md").read_text(), r"\| `ld_(when|gradient|guidance|reduction|timesteps|weighting)"
     )
-    stated = {row[0].strip("`"): [cell.strip("`") for cell in row[1:]] for row in rows if len(row) == 4}
+    stated = {row[0].strip("`"): [cell.strip("`") for cell in row[1:]] for row in rows if len(row) == 5}
     stated = {name: cells for name, cells in stated.items() if name in ld_presets.LD_PRESETS["mean"]}
-    presets = [ld_presets.LD_PRESETS[name] for name in ("mean", "listing", "score")]
+    presets = [ld_presets.LD_PRESETS[name] for name in ("mean", "listing", "score", "guidance")]
 
     def written(value) -> str:
         return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else str(value).removesuffix(".0")

@@ -11,7 +11,7 @@ import torch
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
-from domainbed_domainfusion.hosting import host
+from domainbed_domainfusion.hosting import host, hparams
 
 from .made_up import REQUIRED, sweep_jobs
 
@@ -197,3 +197,17 @@ def test_bad_arguments_are_named():
             counting.request([*arguments, *REQUIRED])
     with pytest.raises(InputError, match="lacks --data_dir, --output_dir, --command_launcher"):
         counting.request(["--datasets", "PACS"])
+
+
+def test_synthetic_is_counted_as_domainfusion_with_its_defaults():
+    counts = []
+    for name, given in (("Synthetic", {}), ("DomainFusion", hparams.SYNTHETIC)):
+        args = {"algorithm": name, "dataset": "DigitStyles", "test_envs": [0], "holdout_fraction": 0.2, "steps": 300}
+        args |= {
+            "hparams_seed": 0,
+            "trial_seed": 0,
+            "hparams": json.dumps({"generation_budget": 400, "generation_interval": 1, **given}),
+        }
+        job = counting.count(args, counting.hparams_of(args), [1500] * 4)
+        counts.append((job.rounds, job.kept, job.candidates, job.ld_gradients))
+    assert counts[0] == counts[1] and counts[0][1] == counts[0][2] > 0 and counts[0][3] == 0

@@ -1,0 +1,67 @@
+"""The files in sweeps/digits/: what each arm changes, and that the defaults for digits are the arm that was chosen."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from domainbed_domainfusion import cli
+from domainbed_domainfusion.hosting import host
+from domainbed_domainfusion.hosting.ld_presets import with_ld_preset
+from domainbed_domainfusion.sweeping import quickstart, sweep_files
+
+ROOT = Path(cli.__file__).parents[1]
+FILES = sorted((ROOT / "sweeps" / "digits").glob("*.txt"))
+
+
+def arms(name: str) -> dict[str, dict]:
+    """folder → the hparams that its sweep gives."""
+    sweeps = sweep_files.read(ROOT / "sweeps" / "digits" / f"{name}.txt").sweeps
+    return {sweep.folder: json.loads(sweep.given().hparams or "{}") for sweep in sweeps}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_file_is_right_and_says_what_a_user_asks_first(file):
+    read = sweep_files.read(file)
+    text = file.read_text()
+    assert all(re.search(rf"^# {label}: ", text, re.M) for label in ("Answers to", "Jobs", "Minutes", "Launch", "Then"))
+    for sweep in read.sweeps:
+        assert sweep.given().datasets == ["DigitStyles"]
+
+
+def test_each_choice_changes_one_thing_from_the_arm_that_its_comment_names():
+    text = (ROOT / "sweeps" / "digits" / "choices.txt").read_text()
+    found = arms("choices")
+    compared = re.findall(r"^# Against \[([\w.-]+)\]: (.+)\.$\n\[([\w.-]+)\]", text, re.M)
+    assert len(compared) == len(found) - 1  # the first arm is compared with none
+    for base, changed, folder in compared:
+        differing = {name for name in found[folder] | found[base] if found[folder].get(name) != found[base].get(name)}
+        assert differing == set(re.findall(r"`(\w+)`", changed)), folder
+
+
+def test_the_defaults_for_digits_are_the_arm_that_was_chosen():
+    """The quickstart and the table run it."""
+    chosen = arms("choices")["choose-ld-guidance"]
+    defaults = with_ld_preset(host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"))
+    decided = ("strength", "guidance_scale", "denoising_steps", "candidates", "lambda2", "ld_gradient")
+    decided += ("ld_guidance_scale", "ld_reduction", "ld_weighting", "ld_timesteps")
+    assert {name: defaults[name] for name in decided} == {name: chosen.get(name, defaults[name]) for name in decided}
+    quick = {**defaults, **quickstart.QUICKSTART_HPARAMS}
+    assert {name: quick[name] for name in chosen} == chosen
+    assert arms("table")["digits-full"] == quickstart.QUICKSTART_HPARAMS
+
+
+def test_each_control_is_the_full_method_with_what_its_comment_names():
+    found = arms("table")
+    full = found.pop("digits-full")
+    changed = {folder: {name: h[name] for name in h if h[name] != full.get(name)} for folder, h in found.items()}
+    assert changed == {
+        "digits-baselines": {},
+        "digits-no-ld": {"lambda2": 0},
+        "digits-three-candidates": {"candidates": 3, "generation_budget": 200},
+        "digits-synthetic": {},
+        "digits-next-class": {"ld_prompts": "next_class"},
+        "digits-untrained": {"ldm": "untrained-ldm"},
+        "digits-zero-shot": {},
+    }
