@@ -43,6 +43,10 @@ def tiny_dataset(monkeypatch):
     return TinyDigits
 
 
+#: The values of all other datasets, where the defaults for digits differ.
+NOT_FOR_DIGITS = {"candidates": 3, "strength": 0.8, "ld_preset": "mean"}
+
+
 class HostRun:
     """Builds what the host's train script builds, in its order: dataset, splits, loaders, algorithm."""
 
@@ -51,6 +55,7 @@ class HostRun:
         torch.manual_seed(0)
         self.hparams = {
             **host.hparams_registry.default_hparams(algorithm, "DigitStyles"),
+            **(NOT_FOR_DIGITS if algorithm == "DomainFusion" else {}),
             "batch_size": 4,
             "backbone": "mnist_cnn",
             **hparams,
