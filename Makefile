@@ -27,7 +27,7 @@ test-lowest: .venv-lowest/installed
 
 # Every file in sweeps/: known names, hparams in range, as many jobs as it states.
 check-sweeps: $(STAMP)
-	.venv/bin/domainfusion sweep --check sweeps/*.txt
+	.venv/bin/domainfusion sweep --check sweeps/*.txt sweeps/digits/*.txt
 
 # Inside DomainBed itself: make test-upstream DOMAINBED_DIR=<a checkout>; a copy of it is attached, never the checkout.
 test-upstream: checkout-named .venv/installed-domainbed

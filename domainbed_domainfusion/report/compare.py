@@ -19,10 +19,15 @@ DASH = "–"
 
 @dataclass(frozen=True)
 class Arm:
-    """One row: its name, and a pair (mean, standard error over the trials) in percent for each column, or None."""
+    """One row: its name, a pair (mean, standard error over the trials) in percent for each column, or None; its trials.
+
+    average_error: the standard error of the average over the trials.
+    """
 
     name: str
     cells: tuple[tuple[float, float] | None, ...]
+    average_error: float
+    trials: int
 
     @property
     def average(self) -> float | None:
@@ -33,18 +38,17 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arms over the environments. average_errors: the standard error of each arm's average over the trials."""
+    """Arms over the environments of a dataset."""
 
     dataset: str
     method: str
     environments: tuple[str, ...]
     arms: tuple[Arm, ...]
-    average_errors: tuple[float, ...]
 
 
 def compare(paths: Sequence[Path]) -> Comparison:
     """Test accuracies by training-domain validation, the numbers of the host's own table of each sweep."""
-    found, arms, errors = _Dataset(), [], []
+    found, arms = _Dataset(), []
     for path, records in _records(paths):
         for table in results.tables(records):
             if table.method != results.selection_methods()[0].name:
@@ -52,9 +56,9 @@ def compare(paths: Sequence[Path]) -> Comparison:
             found.check(table.dataset, table.environments, path)
             for row in table.rows:
                 cells = tuple(None if cell is None else (cell.mean, cell.error) for cell in row.cells)
-                arms.append(Arm(_name(path, row.algorithm, len(table.rows)), cells))
-                errors.append(row.average_error if row.trial_means else float("nan"))
-    return Comparison(found.name, results.selection_methods()[0].name, found.environments, tuple(arms), tuple(errors))
+                error = row.average_error if row.trial_means else float("nan")
+                arms.append(Arm(_name(path, row.algorithm, len(table.rows)), cells, error, len(row.trial_means)))
+    return Comparison(found.name, results.selection_methods()[0].name, found.environments, tuple(arms))
 
 
 def compare_left_out(paths: Sequence[Path]) -> Comparison:
@@ -64,7 +68,7 @@ def compare_left_out(paths: Sequence[Path]) -> Comparison:
     alone: the mean over Y ≠ X of the accuracy on Y of the run that left out X and Y, at the best common checkpoint.
     Raises InputError if a sweep has no runs with two test environments.
     """
-    found, arms, errors = _Dataset(), [], []
+    found, arms = _Dataset(), []
     for path, records in _records(paths):
         pairs = records.filter(lambda record: len(record["args"]["test_envs"]) == 2)
         if not len(pairs):
@@ -80,9 +84,8 @@ def compare_left_out(paths: Sequence[Path]) -> Comparison:
                 cells = tuple(
                     None if np.isnan(column).any() else (float(column.mean()), _error(column)) for column in by_trial.T
                 )
-                arms.append(Arm(_name(path, name, len(names)), cells))
-                errors.append(_error(by_trial.mean(1)))
-    return Comparison(found.name, "left-out training domains", found.environments, tuple(arms), tuple(errors))
+                arms.append(Arm(_name(path, name, len(names)), cells, _error(by_trial.mean(1)), len(by_trial)))
+    return Comparison(found.name, "left-out training domains", found.environments, tuple(arms))
 
 
 def _left_out_by_trial(records: Any, environments: int) -> np.ndarray:
@@ -106,17 +109,20 @@ def left_out_accuracy(records: Any, test_env: int, environments: int) -> float:
 
 
 def markdown(comparison: Comparison) -> str:
-    """A table with a row per arm; the last column is an arm's average minus the first arm's."""
+    """A table with a row per arm; the last column is an arm's average minus the first arm's. One trial has no error."""
     header = ["arm", *comparison.environments, "average", "to the first"]
     lines = [header, ["---", *("---:" for _ in header[1:])]]
     first = comparison.arms[0].average
-    for arm, error in zip(comparison.arms, comparison.average_errors):
+    for arm in comparison.arms:
         average = arm.average
         difference = DASH if average is None or first is None else f"{average - first:+.1f}"
-        summary = None if average is None else (average, error)
-        lines.append([arm.name, *map(_text, (*arm.cells, summary)), difference])
+        summary = None if average is None else (average, arm.average_error)
+        lines.append([arm.name, *(_text(cell, arm.trials) for cell in (*arm.cells, summary)), difference])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{comparison.dataset}, accuracy in %, {comparison.method}, ± standard error over the trials\n\n{table}\n"
+    trials = sorted({arm.trials for arm in comparison.arms})
+    over = f"{trials[0]} trials" if len(trials) == 1 else f"{trials[0]} to {trials[-1]} trials"
+    over = "one trial" if trials == [1] else f"± standard error over {over}"
+    return f"{comparison.dataset}, accuracy in %, {comparison.method}, {over}\n\n{table}\n"
 
 
 def best_arms(comparison: Comparison) -> str:
@@ -162,5 +168,7 @@ def _error(values: np.ndarray) -> float:
     return float(np.std(values) / np.sqrt(len(values)))  # the host's formula, as in `results.Cell`
 
 
-def _text(cell: tuple[float, float] | None) -> str:
-    return DASH if cell is None else f"{cell[0]:.1f} ± {cell[1]:.1f}"
+def _text(cell: tuple[float, float] | None, trials: int) -> str:
+    if cell is None:
+        return DASH
+    return f"{cell[0]:.1f}" if trials == 1 else f"{cell[0]:.1f} ± {cell[1]:.1f}"

@@ -74,7 +74,7 @@ def known_names() -> set[str]:
     sources = [path.read_text() for path in (package / "algorithms").glob("*.py")]
     reported = re.findall(r'"(ld_\w+)":', "\n".join(sources))
     ratios = [json.loads(path.read_text())["ratios"] for path in ROOT.glob("benchmarks/results/*.json")]
-    modules = [*package.rglob("*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("sweeps/*.txt"), package]
+    modules = [*package.rglob("*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("sweeps/**/*.txt"), package]
     return {
         *checks.known_names(),
         *(value for text in values for value in text.split(", ")),

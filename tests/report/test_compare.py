@@ -22,12 +22,20 @@ def test_every_arm_has_the_numbers_of_its_own_table(tmp_path):
     rows = [
         row for name in ("full", "baselines") for row in results.tables(read_sweep(tmp_path / name).records())[0].rows
     ]
-    for arm, error, row in zip(found.arms, found.average_errors, rows):
+    for arm, trials, row in zip(found.arms, (3, 2, 2), rows):
         assert arm.cells == tuple((cell.mean, cell.error) for cell in row.cells)
-        assert (arm.average, error) == (row.average, row.average_error)
+        assert (arm.average, arm.average_error, arm.trials) == (row.average, row.average_error, trials)
     lines = markdown(found).splitlines()
+    assert "± standard error over 2 to 3 trials" in lines[0]
+    assert f"| {rows[0].cells[1].mean:.1f} ± {rows[0].cells[1].error:.1f} |" in lines[4]
     full, erm = found.arms[0].average, found.arms[1].average
     assert lines[4].endswith("| +0.0 |") and lines[5].endswith(f"| {erm - full:+.1f} |") and erm < full
+
+
+def test_one_trial_has_no_standard_error(tmp_path):
+    write_sweep(tmp_path / "a", algorithms=("ERM",))
+    text = markdown(compare([tmp_path / "a"]))
+    assert "validation set, one trial\n" in text and "±" not in text
 
 
 def rewrite(folder, change):
