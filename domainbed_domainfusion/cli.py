@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_keep,
         _add_figures,
         _add_ld_curve,
+        _add_data,
         _add_predict,
         _add_generate,
     ):
@@ -171,6 +172,23 @@ def _add_ld_curve(verbs: argparse._SubParsersAction) -> None:
     curve.add_argument("--images", type=int, default=64, help="per domain; default: %(default)s")
     curve.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     curve.set_defaults(run=_ld_curve)
+
+
+def _add_data(verbs: argparse._SubParsersAction) -> None:
+    data = verbs.add_parser("data", help="add NAME FOLDER: an image folder of your own as a dataset of the host")
+    add = data.add_subparsers(title="verbs", metavar="VERB", required=True).add_parser(
+        "add", help="write data_dir/NAME/dataset.json; from then on --datasets NAME works with this --data_dir"
+    )
+    add.add_argument("name", help="the dataset's name in the host")
+    add.add_argument("folder", type=Path, help="environment/class/image; it is only read")
+    add.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
+    add.add_argument("--environments", nargs="+", help="short names, in sorted order of the folders; default: theirs")
+    add.add_argument("--class_names", nargs="+", help="for prompts, in sorted order of the folders; default: theirs")
+    add.add_argument("--image_size", type=int, help="pixels a side of the classifier's input; default: 224")
+    add.add_argument("--steps", type=int, help="of a run; default: the host's 5001")
+    add.add_argument("--checkpoint_freq", type=int, help="steps from one evaluation to the next; default: 300")
+    add.add_argument("--workers", type=int, help="worker processes per data loader; default: the host's 8")
+    add.set_defaults(run=_data_add)
 
 
 def _add_predict(verbs: argparse._SubParsersAction) -> None:
@@ -295,6 +313,15 @@ def _ld_curve(arguments: argparse.Namespace) -> None:
         given["ldm"] = arguments.ldm
     for path in write_ld_curve(arguments.data, arguments.output, given, arguments.images, arguments.seed):
         print(path)
+
+
+def _data_add(arguments: argparse.Namespace) -> None:
+    _add_our_names_to_the_host()
+    from .hosting.own_datasets import add, describe
+
+    names = ("environments", "class_names", "image_size", "steps", "checkpoint_freq", "workers")
+    given = {name: getattr(arguments, name) for name in names}
+    print(add(describe(arguments.name, arguments.folder, arguments.data_dir, **given), arguments.data_dir))
 
 
 def _predict(arguments: argparse.Namespace) -> None:

@@ -81,11 +81,13 @@ def _with_draws(random_hparams: Callable) -> Callable:
 
 
 def _add_datasets() -> None:
+    from .hosting import own_datasets
     from .pocket.digit_styles import digit_styles_class
 
     dataset = digit_styles_class(host.datasets.MultipleDomainDataset)
     setattr(host.datasets, dataset.__name__, dataset)
     host.datasets.DATASETS.append(dataset.__name__)
+    own_datasets.register_described()
 
 
 def _add_launchers() -> None:

@@ -105,7 +105,10 @@ def _changed_at(path: str) -> int:
 
     It is the change time (ctime) where there is one: copying tools set the modification time back, but never this one.
     """
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:  # a link to nowhere: the decoding names it
+        status = os.lstat(path)
     return status.st_mtime_ns if os.name == "nt" else status.st_ctime_ns
 
 

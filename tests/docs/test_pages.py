@@ -9,7 +9,8 @@ from benchmarks import models as benchmark_models
 from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.hosting import backbones, checks, host, hparams, ld_presets
-from domainbed_domainfusion.sweeping import quickstart, sweep_files
+
+from domainbed_domainfusion.sweeping import sweep_files
 
 from .. import sweep_cost
 from ..test_structure import FLOORS
@@ -214,28 +215,6 @@ def test_the_exactness_is_that_of_the_results():
     text = (DOCS / "speed-and-exactness.md").read_text()
     assert f"at most {errors:.1e}".replace("e-0", "e-") in text and cosines >= 0.998
     assert "In bfloat16 the cosine is at least .998" in text
-
-
-def test_the_sweep_without_ld_is_the_quickstarts_but_for_lambda2():
-    (words,) = [
-        command
-        for block in blocks(DOCS / "digit-styles.md")
-        for command in block.commands()
-        if "quickstart/no-ld" in command and "launch" in command
-    ]
-    given = sweep_files.parser().parse_args(words[3:])
-    assert json.loads(given.hparams) == {**quickstart.QUICKSTART_HPARAMS, "lambda2": 0}
-    ours = sweep_files.parser().parse_args(quickstart.sweep_arguments(ROOT / "a", ROOT / "b"))
-    for name in (
-        "datasets",
-        "steps",
-        "n_trials",
-        "n_hparams",
-        "single_test_envs",
-        "command_launcher",
-        "holdout_fraction",
-    ):
-        assert getattr(given, name) == getattr(ours, name), name
 
 
 def test_the_example_of_a_sweep_file_is_one(tmp_path):

@@ -120,4 +120,6 @@ def test_each_arm_of_an_ablation_is_the_full_method_with_what_its_comment_names(
 
 def test_make_check_sweeps_is_this_check():
     lines = (ROOT / "Makefile").read_text()
-    assert re.search(r"^check-sweeps: .*\n\t\.venv/bin/domainfusion sweep --check sweeps/\*\.txt sweeps/digits/\*\.txt$", lines, re.M)
+    assert re.search(
+        r"^check-sweeps: .*\n\t\.venv/bin/domainfusion sweep --check sweeps/\*\.txt sweeps/digits/\*\.txt$", lines, re.M
+    )
