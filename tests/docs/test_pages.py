@@ -9,7 +9,6 @@ from benchmarks import models as benchmark_models
 from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.hosting import backbones, checks, host, hparams, ld_presets
-
 from domainbed_domainfusion.sweeping import sweep_files
 
 from .. import sweep_cost
