@@ -4,6 +4,7 @@ It contains no image of DigitStyles. Nothing here reads scikit-learn or `digit_s
 seeded by the identity ("pocket pre-training", seed, index); no benchmark image has an identity with this first word.
 """
 
+from collections.abc import Sequence
 from multiprocessing import get_context
 
 import numpy as np
@@ -99,5 +100,10 @@ def render_many(seed: int, start: int, stop: int, workers: int = 2) -> tuple[np.
 
 
 def prompts() -> tuple[str, ...]:
-    """Every caption, then the empty one. The caption of template t and digit c has number t * 10 + c."""
-    return tuple(template.format(name) for template in TEMPLATES for name in CLASS_NAMES) + ("",)
+    """Every caption of a digit, then the empty one. The caption of template t and digit c has number t * 10 + c."""
+    return captions(TEMPLATES, CLASS_NAMES)
+
+
+def captions(templates: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Every caption, then the empty one. That of template t and class c has number t * classes + c."""
+    return tuple(template.format(name) for template in templates for name in names) + ("",)

@@ -5,6 +5,10 @@
 Digits are rendered in random styles (`pretraining`). A VAE is trained on them, then a U-Net and a text encoder together
 on the VAE's latents, as in Rombach et al. 2022. This takes about 45 minutes on two CPU cores; `--scale 0.01` tries it
 out.
+
+    python -m domainbed_domainfusion.pocket.train_ldm --output DIR --images data/PACS --leave_out sketch
+
+The same model of an image folder, without the environment that will be the test domain.
 """
 
 import argparse
@@ -28,7 +32,7 @@ from tqdm import tqdm, trange
 from ..errors import InputError, exit_status
 from ..files import write_atomically
 from ..seeding import seed_of
-from . import ldm_folder, pretraining
+from . import folder_images, ldm_folder, pretraining
 
 RENDERS, VAE_STEPS, UNET_STEPS = 60_000, 2_400, 5_600
 PROCESSES = 2
@@ -135,29 +139,30 @@ def _update_average(average: torch.nn.Module, module: torch.nn.Module, decay: fl
 def train_unet(
     parts: ldm_folder.Parts,
     latents: tuple[torch.Tensor, torch.Tensor],
-    digits: torch.Tensor,
+    labels: torch.Tensor,
+    captions: tuple[str, ...],
     steps: int,
     losses: Losses,
     snapshot: Callable[[ldm_folder.Parts, int], None],
 ) -> ldm_folder.Parts:
     """Noise prediction (Ho et al. 2020, L_simple) on latents; returns the moving average of U-Net and text encoder.
 
-    latents: posterior mean and deviation, each (N, 4, 8, 8); every use draws a new sample. digits: (N,).
-    snapshot(parts, step) is called every SNAPSHOT_STEPS.
+    latents: posterior mean and deviation, each (N, 4, 8, 8); every use draws a new sample. labels: (N,).
+    captions: as `pretraining.captions` makes them. snapshot(parts, step) is called every SNAPSHOT_STEPS.
     """
     unet, text_encoder = parts.unet.train(), parts.text_encoder.train()
     plain_attention(unet)
     average = parts._replace(unet=copy.deepcopy(unet).eval(), text_encoder=copy.deepcopy(text_encoder).eval())
-    captions = pretraining.prompts()
+    classes = (len(captions) - 1) // len(pretraining.TEMPLATES)
     tokens = torch.tensor(parts.tokenizer(list(captions), padding="max_length", truncation=True).input_ids)
     alphas = ldm_folder.make_scheduler().alphas_cumprod
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     optimiser, schedule = _optimiser(parameters, UNET_RATE, steps)
     bar = trange(steps, desc="U-Net", mininterval=5, disable=distributed.get_rank() > 0)
     for step in bar:
-        batch = torch.randint(len(digits), (UNET_BATCH,))
+        batch = torch.randint(len(labels), (UNET_BATCH,))
         z = (latents[0][batch] + latents[1][batch] * torch.randn(UNET_BATCH, 4, 8, 8)) * parts.vae.config.scaling_factor
-        prompt = torch.randint(len(pretraining.TEMPLATES), (UNET_BATCH,)) * 10 + digits[batch]
+        prompt = torch.randint(len(pretraining.TEMPLATES), (UNET_BATCH,)) * classes + labels[batch]
         prompt[torch.rand(UNET_BATCH) < EMPTY_PROMPTS] = len(captions) - 1
         t, noise = torch.randint(len(alphas), (UNET_BATCH,)), torch.randn_like(z)
         a = alphas[t].view(-1, 1, 1, 1)
@@ -195,7 +200,9 @@ def _train_in_process(
     seed: int,
     scale: float,
     images: torch.Tensor,
-    digits: torch.Tensor,
+    labels: torch.Tensor,
+    captions: tuple[str, ...],
+    source: str,
     started: float,
 ) -> None:
     """The training in one process.
@@ -218,7 +225,7 @@ def _train_in_process(
             return
         seconds["all"] = time.time() - started
         ldm_folder.save_folder(average, output)
-        command = f"python -m {__package__}.train_ldm --output DIR --seed {seed} --scale {scale:g}"
+        command = f"python -m {__package__}.train_ldm --output DIR --seed {seed} --scale {scale:g}{source}"
         record = {
             "command": command,
             "versions": versions(),
@@ -239,20 +246,30 @@ def _train_in_process(
     spread = (latents[0].var() + latents[1].square().mean()).sqrt().item()
     parts.vae.register_to_config(scaling_factor=round(1 / spread, 5))
     save(parts, 0)
-    save(train_unet(parts, latents, digits, unet_steps, losses, save), unet_steps)
+    save(train_unet(parts, latents, labels, captions, unet_steps, losses, save), unet_steps)
     distributed.destroy_process_group()
 
 
-def train(output: str, seed: int, scale: float) -> None:
-    """The whole training. Every snapshot, and the end, writes the moving average of the weights to `output`."""
+def train(output: str, seed: int, scale: float, folder: Path | None = None, left_out: str = "") -> None:
+    """The whole training. Every snapshot, and the end, writes the moving average of the weights to `output`.
+
+    folder, left_out: train on an image folder without one of its environments, in place of rendered digits.
+    Raises InputError as `folder_images.read_folder` does.
+    """
     started = time.time()
-    rendered = pretraining.render_many(seed, 0, max(500, round(RENDERS * scale)))
-    images, digits = (torch.from_numpy(array).share_memory_() for array in rendered)
-    with tempfile.TemporaryDirectory() as folder:
+    source, captions = "", pretraining.prompts()
+    if folder is None:
+        arrays = pretraining.render_many(seed, 0, max(500, round(RENDERS * scale)))
+    else:
+        arrays, names = folder_images.read_folder(folder, left_out)
+        captions = pretraining.captions(folder_images.TEMPLATES, names)
+        source = f" --images DATA/{folder.name} --leave_out {left_out}"
+    images, labels = (torch.from_numpy(array).share_memory_() for array in arrays)
+    with tempfile.TemporaryDirectory() as temporary:
         multiprocessing.spawn(
             _train_in_process,
             nprocs=PROCESSES,
-            args=(str(Path(folder) / "rendezvous"), output, seed, scale, images, digits, started),
+            args=(str(Path(temporary) / "rendezvous"), output, seed, scale, images, labels, captions, source, started),
         )
 
 
@@ -262,10 +279,14 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="folder to write the model to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="this fraction of all renders and steps")
+    parser.add_argument("--images", type=Path, help="a folder environment/class/image, in place of rendered digits")
+    parser.add_argument("--leave_out", help="the environment of --images that will be the test domain: it is not read")
     arguments = parser.parse_args()
+    if (arguments.images is None) != (arguments.leave_out is None):
+        raise InputError("--images and --leave_out go together: name the folder and the environment that is left out.")
     if not 0 < arguments.scale <= 10:
         raise InputError(f"--scale is {arguments.scale}: give a fraction above 0, 1 for the whole training.")
-    train(arguments.output, arguments.seed, arguments.scale)
+    train(arguments.output, arguments.seed, arguments.scale, arguments.images, arguments.leave_out or "")
 
 
 if __name__ == "__main__":

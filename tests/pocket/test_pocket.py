@@ -333,6 +333,8 @@ def test_the_training_script_makes_such_a_folder(tmp_path, monkeypatch):
             1.0,
             torch.from_numpy(np.stack(images)),
             torch.tensor(digits),
+            pretraining.prompts(),
+            "",
             0.0,
         )
     finally:
