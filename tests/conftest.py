@@ -44,7 +44,7 @@ def tiny_dataset(monkeypatch):
 
 
 #: The values of all other datasets, where the defaults for digits differ.
-NOT_FOR_DIGITS = {"candidates": 3, "strength": 0.8, "ld_preset": "mean"}
+NOT_FOR_DIGITS = {"candidates": 3, "strength": 0.8, "lambda2": 0.5, "ld_preset": "mean"}
 
 
 class HostRun:

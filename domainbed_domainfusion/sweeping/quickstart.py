@@ -11,15 +11,14 @@ from .host_scripts import run_host_script
 QUICKSTART_ALGORITHMS = ("ERM", "SAM", "DomainFusion")
 QUICKSTART_DATASET = "DigitStyles"
 QUICKSTART_STEPS = 300  # four epochs at batch size 16
-# A sweep passes its --hparams to each of its algorithms. The first three change all of them. The others reduce
-# DomainFusion's generation and LD, so that the sweep takes minutes on two cores. Other hparams have their defaults.
+# A sweep passes its --hparams to each of its algorithms. The first three change all of them. The others set
+# DomainFusion's rounds of generation, so that the sweep takes minutes on two cores. Other hparams have their defaults.
 QUICKSTART_HPARAMS = {
     "batch_size": 16,
     "backbone": "resnet10t",
     "pretrained": False,
     "generation_interval": 1,
     "generation_budget": 600,
-    "ld_images": 8,
 }
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from domainbed_domainfusion import cli
-from domainbed_domainfusion.hosting import host
-from domainbed_domainfusion.hosting.ld_presets import with_ld_preset
+from domainbed_domainfusion.hosting import host, ld_presets
 from domainbed_domainfusion.sweeping import quickstart, sweep_files
 
 ROOT = Path(cli.__file__).parents[1]
@@ -41,27 +40,34 @@ def test_each_choice_changes_one_thing_from_the_arm_that_its_comment_names():
 
 
 def test_the_defaults_for_digits_are_the_arm_that_was_chosen():
-    """The quickstart and the table run it."""
-    chosen = arms("choices")["choose-ld-guidance"]
-    defaults = with_ld_preset(host.hparams_registry.default_hparams("DomainFusion", "DigitStyles"))
-    decided = ("strength", "guidance_scale", "denoising_steps", "candidates", "lambda2", "ld_gradient")
-    decided += ("ld_guidance_scale", "ld_reduction", "ld_weighting", "ld_timesteps")
-    assert {name: defaults[name] for name in decided} == {name: chosen.get(name, defaults[name]) for name in decided}
+    """The quickstart and the table run it. Of the readings of LD the best one is the preset."""
+    chosen = arms("choices")["choose-candidates-1"]
+    defaults = host.hparams_registry.default_hparams("DomainFusion", "DigitStyles")
+    for name in ("strength", "guidance_scale", "denoising_steps", "candidates", "lambda2"):
+        assert defaults[name] == chosen.get(name, defaults[name])
     quick = {**defaults, **quickstart.QUICKSTART_HPARAMS}
-    assert {name: quick[name] for name in chosen} == chosen
+    assert {name: quick[name] for name in chosen if name != "ld_images"} == {
+        name: value for name, value in chosen.items() if name != "ld_images"
+    }
     assert arms("table")["digits-full"] == quickstart.QUICKSTART_HPARAMS
+    reading = arms("choices")["choose-ld-guidance"]
+    preset = ld_presets.LD_PRESETS[defaults["ld_preset"]]
+    assert {name: reading[name] for name in preset if name in reading} == {
+        name: value for name, value in preset.items() if name in reading
+    }
 
 
 def test_each_control_is_the_full_method_with_what_its_comment_names():
     found = arms("table")
     full = found.pop("digits-full")
     changed = {folder: {name: h[name] for name in h if h[name] != full.get(name)} for folder, h in found.items()}
+    ld = {"lambda2": 0.5, "ld_images": 8}
     assert changed == {
         "digits-baselines": {},
-        "digits-no-ld": {"lambda2": 0},
+        "digits-ld": ld,
         "digits-three-candidates": {"candidates": 3, "generation_budget": 200},
         "digits-synthetic": {},
-        "digits-next-class": {"ld_prompts": "next_class"},
+        "digits-next-class": {**ld, "ld_prompts": "next_class"},
         "digits-untrained": {"ldm": "untrained-ldm"},
         "digits-zero-shot": {},
     }
