@@ -78,7 +78,8 @@ def known_names() -> set[str]:
     return {
         *checks.known_names(),
         *(value for text in values for value in text.split(", ")),
-        *("host", "pocket", "mnist_cnn", *backbones.TORCHVISION),  # values of backbone and ldm
+        *("host", "pocket", "mnist_cnn", "resnet10t", *backbones.TORCHVISION),  # values of backbone and ldm
+        *(path.stem for path in ROOT.glob("results/**/*.jsonl")),
         *verbs(),
         *(path.stem for path in modules),
         *(room for floor in FLOORS for room in floor),
