@@ -60,6 +60,7 @@ def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tin
         "batch_size": 4,
         "backbone": "mnist_cnn",
         "candidates": 3,
+        "lambda2": 0.5,
         "denoising_steps": 2,
         "ld_draws": 2,
         "generation_batch": 4,
@@ -81,6 +82,8 @@ def test_a_hiccup_makes_no_time_negative(monkeypatch, spec, tiny_ldm, seconds, e
         "backbone": "mnist_cnn",
         "batch_size": 4,
         "guidance_scale": 1.0,
+        "denoising_steps": 12,
+        "strength": 0.8,
     }
     run = measure.Calibration({**spec, "algorithm": "DomainFusion", "hparams": hparams})
     run.algorithm.load_diffusion(run.device)

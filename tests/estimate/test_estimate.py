@@ -17,6 +17,7 @@ def test_the_whole_estimate(monkeypatch, tmp_path, capsys, tiny_ldm):
     """Stdout is one JSON object, although the algorithm prints. The sweep folder is not made."""
     monkeypatch.setattr(calibration, "SECONDS", 0.1)
     hparams = {"ldm": tiny_ldm, "batch_size": 4, "denoising_steps": 3, "generation_interval": 1, "ld_images": 2}
+    hparams |= {"candidates": 3, "lambda2": 0.5}
     cli.main(
         [
             "estimate",
