@@ -4,20 +4,11 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from domainbed_domainfusion.hosting import attach
+from domainbed_domainfusion.hosting import attach, hparams
 
 from .attached import Attached
 
-OURS = (
-    "ERM",
-    "SAM",
-    "RandAugment",
-    "AugMix",
-    "DomainFusion",
-    "Synthetic",
-    "DiffusionClassifier",
-    "TextToImageClassifier",
-)
+OURS = ("ERM", *hparams.TABLES)
 # Beside test_models.py. Those that need downloaded data (test_datasets.py, two of scripts) skip without DATA_DIR.
 TESTS = (
     "test_hparams_registry.py",
