@@ -15,7 +15,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..hosting.hparams import of_the_time, proportional
+from ..hosting.hparam_effects import of_the_time, proportional
 from ..sweeping.launchers.cores import cores_conditions
 from .counting import Job
 

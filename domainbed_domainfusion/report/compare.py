@@ -126,11 +126,11 @@ def markdown(comparison: Comparison) -> str:
 
 
 def best_arms(comparison: Comparison) -> str:
-    """One line per environment: the arm with the highest number in its column."""
+    """One line: for each environment the arm with the highest number in its column, a dash if none has a number."""
     lines = []
     for column, environment in enumerate(comparison.environments):
-        ranked = [(arm.cells[column] or (-1.0, 0.0), arm.name) for arm in comparison.arms]
-        lines.append(f"{environment}: {max(ranked)[1]}")
+        ranked = [(arm.cells[column], arm.name) for arm in comparison.arms if arm.cells[column] is not None]
+        lines.append(f"{environment}: {max(ranked)[1] if ranked else DASH}")
     return "Chosen where each is the test domain: " + "; ".join(lines) + "\n"
 
 

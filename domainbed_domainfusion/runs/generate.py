@@ -19,6 +19,7 @@ from ..generated.identity import model_identity
 from ..generated.saved_rounds import SEEDS, SavedRun
 from ..hosting import checks, host
 from ..hosting import hparams as table
+from ..hosting.hparam_effects import of_a_generated_image
 from ..seeding import seed_of
 from .generated_folder import GeneratedFolder, folder_names, png_names
 from .trained_model import TrainedModel
@@ -128,7 +129,7 @@ def generate_from_folder(
 
 def settings_of(values: dict[str, Any], ldm: dict[str, Any]) -> dict[str, Any]:
     """The provenance that all images share: the diffusion model, and the hparams that change a generated image."""
-    settings = table.of_a_generated_image(values, RECORDED)
+    settings = of_a_generated_image(values, RECORDED)
     return {"model": ldm["name"], "revision": ldm["revision"], "model_sha256": ldm["sha256"], **settings}
 
 

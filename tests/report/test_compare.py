@@ -91,7 +91,9 @@ def test_the_best_arm_of_each_column_is_named(tmp_path):
 def test_a_missing_pair_is_a_dash_and_no_number(tmp_path):
     for pair in ([0, 1], [0, 2], [0, 3], [1, 2]):
         write_job(tmp_path / "a", "PACS", "DomainFusion", pair)
-    arm = compare_left_out([tmp_path / "a"]).arms[0]
+    comparison = compare_left_out([tmp_path / "a"])
+    arm = comparison.arms[0]
+    assert best_arms(comparison) == "Chosen where each is the test domain: A: a; C: –; P: –; S: –\n"
     assert arm.cells[0] is not None and arm.cells[1:] == (None, None, None) and arm.average is None
 
 
