@@ -25,6 +25,7 @@ from ..generated.saved_rounds import SavedRounds
 from ..hosting import context, host
 from ..hosting import hparams as table
 from ..hosting.context import InSplit
+from ..hosting.held_out_ldm import with_ldm_of_this_process
 from ..hosting.ld_presets import with_ld_preset
 from ..pixels import PixelRange
 from ..stopwatch import Stopwatch
@@ -45,7 +46,7 @@ class DomainFusion(host.algorithms.ERM):
 
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict[str, Any]):
         table.check_values(hparams)
-        hparams = with_ld_preset(hparams)
+        hparams = with_ldm_of_this_process(with_ld_preset(hparams))
         super().__init__(input_shape, num_classes, num_domains, hparams)
         context.require_run()
         self.pixel_range = PixelRange.of(input_shape, context.current().dataset)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..diffusion.source import resolve_source
 from ..hosting import context, host
 from ..hosting import hparams as table
+from ..hosting.held_out_ldm import with_ldm_of_this_process
 from ..pixels import PixelRange
 from ..seeding import seed_of
 
@@ -38,6 +39,7 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
 
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict):
         table.check_values(hparams)
+        hparams = with_ldm_of_this_process(hparams)
         super().__init__(input_shape, num_classes, num_domains, hparams)
         context.require_run()
         self.num_classes = num_classes

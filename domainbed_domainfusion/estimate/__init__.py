@@ -127,7 +127,9 @@ class StandIns:
 
     def spec(self, job: Any, jobs: list) -> dict[str, Any]:
         """The spec of a job for `calibration.calibrate`. jobs: all jobs, which share the replaced data."""
-        hparams = dict(job.hparams)
+        from ..hosting.held_out_ldm import with_ldm_of_run
+
+        hparams = with_ldm_of_run(job.hparams, job.dataset, job.args["test_envs"])
         data_dir = job.args["data_dir"]
         if self.data[job.dataset].published:
             data_dir = str(self._data_dir(job.dataset, max(other.hparams["batch_size"] for other in jobs)))

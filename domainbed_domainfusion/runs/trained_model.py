@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 from .. import pixels
 from ..errors import InputError
 from ..hosting import context, host
+from ..hosting.held_out_ldm import with_ldm_of_run
 from ..hosting.hparam import POCKET_DATASETS
 
 KEYS = ("args", "model_input_shape", "model_num_classes", "model_num_domains", "model_hparams", "model_dict")
@@ -65,6 +66,7 @@ class TrainedModel:
                 f"({why}): copy it again, or train again."
             ) from error
         args, shape, classes, domains, hparams, state = values
+        hparams = with_ldm_of_run(hparams, args["dataset"], args["test_envs"])
         return cls(path, args, hparams, tuple(shape), classes, domains, state)
 
     @property

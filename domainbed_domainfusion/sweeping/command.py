@@ -3,6 +3,7 @@
 HELP lists its forms. Arguments after a file override the file's own.
 """
 
+import argparse
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ usage: domainfusion sweep launch|delete_incomplete ARGUMENTS
        domainfusion sweep launch FILE --data_dir D --output_dir O --command_launcher L [ARGUMENTS]
        domainfusion sweep delete_incomplete FILE --data_dir D --output_dir O --command_launcher L [ARGUMENTS]
        domainfusion sweep --dry-run FILE [ARGUMENTS]
-       domainfusion sweep --check FILE [FILE ...]
+       domainfusion sweep --check FILE [FILE ...] [--data_dir D]
 
 Without a FILE this is the host's own sweep, and ARGUMENTS reach it as they are. FILE is a sweep file: one or more
 sweeps as plain text, for example sweeps/pacs-resnet50.txt.
@@ -30,7 +31,8 @@ sweeps as plain text, for example sweeps/pacs-resnet50.txt.
   launch FILE             runs each sweep of the file by the host's sweep, in a folder of its own below O
   delete_incomplete FILE  removes the folders of the jobs that were begun and not finished
   --dry-run FILE          prints the host's equivalent commands and all jobs; launches nothing
-  --check FILE            checks every name, hparam and job count; status 0 if all files are right, else 1
+  --check FILE            checks every name, hparam and job count; status 0 if all files are right, else 1.
+                          With --data_dir it also knows the datasets that `domainfusion data add` described there
 
 ARGUMENTS after a FILE override the file's own: `--n_hparams 1 --n_trials 1` is a cheap try."""
 
@@ -50,12 +52,19 @@ def sweep(words: Sequence[str]) -> int:
     if for_file:
         checks.check_attached()
         if first == "--check":
-            return sweep_files.check([Path(path) for path in rest])
+            return sweep_files.check(_files_to_check(rest))
         file, extra = Path(rest[0]), rest[1:]
         return dry_run(file, extra) if first == "--dry-run" else launch(first, file, extra)
     if first in ("-h", "--help"):
         print(f"{HELP}\n\nThe host's own help:\n", flush=True)  # before the host's process writes
     return host_scripts.run_host_script("sweep", list(words))
+
+
+def _files_to_check(words: list[str]) -> list[Path]:
+    parser = argparse.ArgumentParser(prog="domainfusion sweep --check")
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--data_dir", help="read when the plugin is imported: `hosting.own_datasets`")
+    return parser.parse_args(words).files
 
 
 def dry_run(path: Path, extra: Sequence[str]) -> int:

@@ -36,6 +36,23 @@ def test_regnet_is_the_one_with_swag_weights():
     assert (count + head, featurizer.n_outputs) == (weights.meta["num_params"], 3024)
 
 
+@pytest.mark.parametrize(
+    "name, size", [("tf_efficientnet_lite0", 64), ("resnet18", 64), ("mnist_cnn", 28), ("host", 28)]
+)
+def test_channels_last_is_the_same_network_in_another_layout(name, size):
+    def features(channels_last):
+        torch.manual_seed(0)
+        values = hparams(backbone=name, pretrained=name == "host", channels_last=channels_last)
+        network = host.networks.Featurizer((3, size, size), values).double().eval()
+        return network, network(torch.rand(4, 3, size, size, dtype=torch.float64))
+
+    (plain, expected), (network, found) = features(False), features(True)
+    kernels = [p for p in network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    assert all(p.is_contiguous() for p in plain.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_the_hosts_own_choice_is_the_default():
     from_host = host.networks.Featurizer((3, 28, 28), hparams())
     assert type(from_host) is host.networks.MNIST_CNN

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,22 @@ def test_a_sweep_of_it_from_launch_to_table(data, tmp_path):
     assert "Dataset: Mine, model selection method: training-domain" in printed
     header = next(line for line in printed.splitlines() if line.startswith("Algorithm"))
     assert header.split() == ["Algorithm", "O", "N", "F", "Avg"]
+
+
+def test_the_sweep_of_pacs_at_128_pixels_is_right_where_its_dataset_is_described(data):
+    """Every name in the file, its hparams and its count of jobs. The dataset is known by the --data_dir alone."""
+    file = str(Path(cli.__file__).parents[1] / "sweeps" / "pacs128" / "table.txt")
+    shutil.copytree(data / "pictures" / "oil", data / "pictures" / "sketch")  # PACS has four environments
+    assert cli.main(["data", "add", "Pacs128", str(data / "pictures"), "--data_dir", str(data)]) == 0
+
+    def check(*more):
+        command = [sys.executable, "-m", "domainbed_domainfusion.cli", "sweep", "--check", file, *more]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    unknown, known = check(), check("--data_dir", str(data))
+    assert unknown.returncode == 1 and "There is no dataset called 'Pacs128'" in unknown.stderr + unknown.stdout
+    assert known.returncode == 0, known.stderr
+    assert "5 sweeps, 96 jobs (96 different)" in known.stdout
 
 
 def test_it_is_where_its_file_says_also_outside_the_data_folder(data, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from ...errors import InputError
+from ...hosting.held_out_ldm import with_ldm_of_run
 from ...hosting.hparams import added_defaults
 from ...hosting.ld_presets import with_ld_preset
 from ..jobs import read_job
@@ -79,6 +80,7 @@ def read_run(folder: Path) -> FiguresRun:
             "or give --run another run."
         )
     hparams = with_ld_preset({**added_defaults(ALGORITHM, job.args["dataset"]), **job.rows[-1]["hparams"]})
+    hparams = with_ldm_of_run(hparams, job.args["dataset"], job.args["test_envs"])
     class_names, images = _read_gallery(folder, hparams["gallery"])
     return FiguresRun(folder, job.name, job.args, hparams, class_names, images)
 
