@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.estimate import counting
-from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.generated.dataset import GenerateDataset
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.hosting.context import InSplit

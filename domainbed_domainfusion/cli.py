@@ -175,8 +175,17 @@ def _add_ld_curve(verbs: argparse._SubParsersAction) -> None:
 
 
 def _add_data(verbs: argparse._SubParsersAction) -> None:
-    data = verbs.add_parser("data", help="add NAME FOLDER: an image folder of your own as a dataset of the host")
-    add = data.add_subparsers(title="verbs", metavar="VERB", required=True).add_parser(
+    data = verbs.add_parser("data", help="check a dataset, or add an image folder of your own to the host's datasets")
+    data_verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
+    check = data_verbs.add_parser(
+        "check", help="what is wrong with a dataset, before a run meets it; status 1 if there is an error"
+    )
+    check.add_argument("name", help="PACS, VLCS, OfficeHome, TerraIncognita, DomainNet, SVIRO, or a dataset of yours")
+    check.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
+    check.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the text")
+    check.add_argument("--page", type=Path, help="also write an HTML page with images of each environment and class")
+    check.set_defaults(run=_data_check)
+    add = data_verbs.add_parser(
         "add", help="write data_dir/NAME/dataset.json; from then on --datasets NAME works with this --data_dir"
     )
     add.add_argument("name", help="the dataset's name in the host")
@@ -315,9 +324,22 @@ def _ld_curve(arguments: argparse.Namespace) -> None:
         print(path)
 
 
+def _data_check(arguments: argparse.Namespace) -> int:
+    _add_our_names_to_the_host()
+    from .data.findings import check
+
+    found = check(arguments.name, arguments.data_dir)
+    if arguments.page:
+        from .report.data_page import write_data_page
+
+        write_data_page(found, arguments.page)
+    print(found.json() if arguments.json else found.text())
+    return 1 if found.has_errors else 0
+
+
 def _data_add(arguments: argparse.Namespace) -> None:
     _add_our_names_to_the_host()
-    from .hosting.own_datasets import add, describe
+    from .data.own_datasets import add, describe
 
     names = ("environments", "class_names", "image_size", "steps", "checkpoint_freq", "workers")
     given = {name: getattr(arguments, name) for name in names}

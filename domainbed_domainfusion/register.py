@@ -81,7 +81,7 @@ def _with_draws(random_hparams: Callable) -> Callable:
 
 
 def _add_datasets() -> None:
-    from .hosting import own_datasets
+    from .data import own_datasets
     from .pocket.digit_styles import digit_styles_class
 
     dataset = digit_styles_class(host.datasets.MultipleDomainDataset)

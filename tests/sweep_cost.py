@@ -8,8 +8,8 @@ import functools
 import json
 
 from benchmarks.candidates import PEAK
+from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.estimate import counting
-from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.hosting.ld_presets import with_ld_preset
 
 # FLOP (2 · MAC) for one image. The diffusion model is Stable Diffusion v1 at 320 × 320 pixels: one evaluation of the

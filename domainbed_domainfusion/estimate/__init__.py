@@ -1,8 +1,8 @@
 """`domainfusion estimate <the arguments of the host's sweep>`: what a sweep costs, before it runs.
 
 `counting` counts exactly, without running anything. `calibration` and `measure` time a few seconds of each kind of job
-under the launcher's conditions. `costs` multiplies counts by rates, and `printout` prints. `stand_ins` and `benchmarks`
-replace data and weights that are not on this machine. May import: `sweeping`, `report` (published costs),
+under the launcher's conditions. `costs` multiplies counts by rates, and `printout` prints. `stand_ins`
+replaces data and weights that are not on this machine. May import: `sweeping`, `report` (published costs), `data`,
 `algorithms`, `generated`, `diffusion`, `hosting` and the ground floor.
 """
 
@@ -98,9 +98,9 @@ def make_estimate(request: Any) -> Estimate:
 
 def _data(name: str, data_dir: str) -> Data:
     """The environments' sizes: from the dataset's folder if it exists, else as published."""
+    from ..data.benchmarks import BENCHMARKS
     from ..hosting import host
     from . import stand_ins
-    from .benchmarks import BENCHMARKS
 
     if name in BENCHMARKS and not stand_ins.has_folder(BENCHMARKS[name], data_dir):
         return Data(BENCHMARKS[name].images, True)
@@ -146,7 +146,7 @@ class StandIns:
         }
 
     def _data_dir(self, name: str, batch_size: int) -> Path:
-        from .benchmarks import BENCHMARKS
+        from ..data.benchmarks import BENCHMARKS
         from .stand_ins import write_pictures
 
         if name not in self._pictures:

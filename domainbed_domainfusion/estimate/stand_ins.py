@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..data.benchmarks import Benchmark
 from ..diffusion.source import HUB_ID, resolve_source
 from ..errors import InputError
-from .benchmarks import Benchmark
 
 IMAGES = 320  # per environment, so that an out-split is one whole evaluation batch of 64
 

@@ -45,7 +45,7 @@ SECTIONS = (
 def html(content: Content) -> str:
     """One self-contained page: no script, no font, no image and no style from anywhere else."""
     return (
-        _environment()
+        environment_of_templates()
         .get_template("page.html")
         .render(
             title=_title(content),
@@ -74,14 +74,15 @@ def html(content: Content) -> str:
 def figures_html(run: str, folder: Path) -> str:
     """A self-contained page of the figures in a folder; `run` is the run's name."""
     return (
-        _environment()
+        environment_of_templates()
         .get_template("figures_page.html")
         .render(run=run, figures=read_figures(folder), version=__version__)
         + "\n"
     )
 
 
-def _environment() -> jinja2.Environment:
+def environment_of_templates() -> jinja2.Environment:
+    """The environment in which every page is rendered: strict, escaped, with our filters and the style sheet."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

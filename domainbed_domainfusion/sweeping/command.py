@@ -63,7 +63,7 @@ def sweep(words: Sequence[str]) -> int:
 def _files_to_check(words: list[str]) -> list[Path]:
     parser = argparse.ArgumentParser(prog="domainfusion sweep --check")
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--data_dir", help="read when the plugin is imported: `hosting.own_datasets`")
+    parser.add_argument("--data_dir", help="read when the plugin is imported: `data.own_datasets`")
     return parser.parse_args(words).files
 
 

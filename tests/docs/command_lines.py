@@ -31,7 +31,10 @@ def verbs(parser: argparse.ArgumentParser | None = None) -> dict[str, argparse.A
 
 def flags(verb: str) -> set[str]:
     """The options that a verb knows; those of sweep and estimate are the host's sweep's and a few of their own."""
-    known = {option for action in verbs()[verb]._actions for option in action.option_strings} | {"--help"}
+    parser = verbs()[verb]
+    below = verbs(parser).values() if parser._subparsers else ()
+    known = {option for each in (parser, *below) for action in each._actions for option in action.option_strings}
+    known |= {"--help"}
     if verb in ("sweep", "estimate"):
         known |= {option for action in sweep_files.parser()._actions for option in action.option_strings}
         known |= {"--json"} if verb == "estimate" else {"--dry-run", "--check"}

@@ -6,8 +6,9 @@ import re
 import pytest
 
 from benchmarks import models as benchmark_models
+from domainbed_domainfusion.data.benchmarks import BENCHMARKS
+from domainbed_domainfusion.data.findings import KINDS
 from domainbed_domainfusion.estimate import counting
-from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.hosting import backbones, checks, host, hparams, ld_presets
 from domainbed_domainfusion.sweeping import sweep_files
 
@@ -90,6 +91,8 @@ def known_names() -> set[str]:
         "done",  # a file in a job's folder
         *reported,  # values in a row of results.jsonl
         "delete_incomplete",  # the sweep's other verb
+        *KINDS,  # what `data check` finds
+        *(benchmark.folder for benchmark in BENCHMARKS.values()),
         *("kept", "executed", "forward"),  # of the formula in sweeps/README.md
         *("_reverse", "R2_full_batch"),  # the endings of R1 and R2, and what only a GPU gives
     }

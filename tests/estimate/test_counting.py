@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.estimate import counting
-from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.hosting import host, hparams
 
 from .made_up import REQUIRED, sweep_jobs

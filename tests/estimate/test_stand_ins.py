@@ -3,9 +3,9 @@
 from contextlib import ExitStack
 from pathlib import Path
 
+from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.diffusion.source import check_folder
 from domainbed_domainfusion.estimate import Data, StandIns, counting, stand_ins
-from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.hosting import host
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from domainbed_domainfusion import cli
+from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.estimate import counting
-from domainbed_domainfusion.estimate.benchmarks import BENCHMARKS
 from domainbed_domainfusion.report import published
 from domainbed_domainfusion.sweeping import sweep_files
 

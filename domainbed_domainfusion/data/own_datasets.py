@@ -18,7 +18,7 @@ from torchvision import transforms
 
 from ..errors import InputError
 from ..files import write_atomically
-from . import checks, host
+from ..hosting import checks, host
 
 FILE = "dataset.json"
 
@@ -78,6 +78,11 @@ def describe(name: str, folder: Path, data_dir: Path, **given: Any) -> Descripti
     values: dict[str, Any] = {"environments": environments, "class_names": classes}
     values.update({key: value for key, value in given.items() if value is not None})
     return Description(name, place.as_posix(), **values)
+
+
+def described_folder(name: str, data_dir: Path) -> Path:
+    """The folder environment/class/image of a dataset that `add` has described in data_dir. Raises InputError."""
+    return _root(data_dir / name, _read(data_dir / name / FILE))
 
 
 def register_described(arguments: Sequence[str] | None = None) -> None:

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from domainbed_domainfusion import cli
+from domainbed_domainfusion.data import own_datasets
 from domainbed_domainfusion.errors import InputError
-from domainbed_domainfusion.hosting import context, host, own_datasets
+from domainbed_domainfusion.hosting import context, host
 
 
 @pytest.fixture

@@ -1,0 +1,6 @@
+"""Datasets from folders environment/class/image: the benchmarks of the field, and your own.
+
+`benchmarks` has the published sizes and the known sources; `own_datasets` makes a dataset of the host from a folder;
+`layout` lists a folder as the host reads it; `picture` opens one image; `findings` says what is wrong with a dataset;
+`samples` shows some of its images. May import: `hosting` and the ground floor.
+"""

@@ -1,0 +1,52 @@
+"""A folder environment/class/image, listed as the host reads it."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The content of a dataset folder. No file has been opened."""
+
+    root: Path
+    environments: dict[str, dict[str, list[Path]]]  # environment → class → its images; all sorted
+    ignored: list[Path]  # files that the host does not read: no image extension, or in no class folder
+
+    @property
+    def images(self) -> Iterator[tuple[str, str, Path]]:
+        """(environment, class, path) of every image."""
+        for environment, classes in self.environments.items():
+            for name, paths in classes.items():
+                yield from ((environment, name, path) for path in paths)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of all class folders, sorted."""
+        return sorted({name for classes in self.environments.values() for name in classes})
+
+    def count(self, environment: str) -> int:
+        """The number of images of an environment."""
+        return sum(map(len, self.environments[environment].values()))
+
+
+def read_layout(root: Path) -> Layout:
+    """List `root`. Images may lie deeper than the class folder, and links are followed, as torchvision does it."""
+    ignored = [path for path in sorted(root.iterdir()) if not path.is_dir()]
+    environments: dict[str, dict[str, list[Path]]] = {}
+    for environment in _folders(root):
+        ignored += [path for path in sorted(environment.iterdir()) if not path.is_dir()]
+        environments[environment.name] = {}
+        for folder in _folders(environment):
+            files = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
+            images = {path for path in files if path.name.lower().endswith(IMG_EXTENSIONS)}
+            environments[environment.name][folder.name] = sorted(images)
+            ignored += sorted(set(files) - images)
+    return Layout(root, environments, ignored)
+
+
+def _folders(place: Path) -> Iterator[Path]:
+    yield from sorted(path for path in place.iterdir() if path.is_dir())

@@ -1,0 +1,28 @@
+"""Some images of each environment and class, small, as the host's evaluation would see them: square, in RGB."""
+
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from ..seeding import seed_of
+from .layout import Layout
+
+
+def choose(layout: Layout, environment: str, name: str, images: int) -> list[Path]:
+    """`images` of the class, or all if there are fewer. Which ones depends on their names alone."""
+    paths = layout.environments[environment].get(name, [])
+    places = [(seed_of("sample", environment, name, path.name), path) for path in paths]
+    return [path for _, path in sorted(places)[:images]]
+
+
+def thumbnail(path: Path, side: int) -> bytes | None:
+    """The image at side × side pixels as a JPEG, None if it cannot be read."""
+    content = BytesIO()
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    except (OSError, SyntaxError, ValueError):
+        return None
+    small.save(content, "JPEG", quality=85)
+    return content.getvalue()
