@@ -278,6 +278,14 @@ def _add_our_names_to_the_host() -> None:
     from . import register  # noqa: F401
 
 
+def _know_described_datasets(sweeps: list[Path]) -> None:
+    """Add the datasets of `data add` that these sweeps were given, if their data folders are on this machine."""
+    from .data.own_datasets import register_described
+
+    for sweep in sweeps:
+        register_described(["--input_dir", str(sweep)])
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from .report import write
 
@@ -290,6 +298,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     from .report.compare import best_arms, compare, compare_left_out, markdown
 
     _add_our_names_to_the_host()
+    _know_described_datasets(arguments.sweeps)
     comparison = (compare_left_out if arguments.left_out else compare)(arguments.sweeps)
     print(markdown(comparison))
     if arguments.left_out:
@@ -300,6 +309,8 @@ def _keep(arguments: argparse.Namespace) -> None:
     from .report.jobs import read_sweep
     from .report.kept import write_kept
 
+    _add_our_names_to_the_host()
+    _know_described_datasets([arguments.input_dir])
     write_kept(read_sweep(arguments.input_dir), arguments.output)
     print(arguments.output)
 

@@ -1,7 +1,8 @@
 """Results that are kept: a sweep folder as one text file, one line per job, with what its tables and charts need.
 
-A line is a JSON object {"args": …, "hparams": …, "rows": [{"step": …, "env0_in_acc": …, …}, …]}. `read_sweep` reads
-such a file as it reads a folder. Times, memory, checkpoints and the machine's paths are left out; no number is rounded.
+A line is a JSON object {"args": …, "hparams": …, "environments": ["A", …], "rows": [{"step": …, "env0_in_acc": …, …},
+…]}. `read_sweep` reads such a file as it reads a folder. Times, memory, checkpoints and the machine's paths are left
+out; no number is rounded.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import write_atomically
+from .results import environment_names
 
 if TYPE_CHECKING:
     from .jobs import Job, SweepFolder
@@ -28,18 +30,20 @@ def write_kept(sweep: "SweepFolder", output: Path) -> None:
     if sweep.unfinished or sweep.damage:
         what = sweep.damage[0] if sweep.damage else f"{sweep.unfinished[0].name} is unfinished."
         raise InputError(f"{sweep.path} is not whole, so it is not kept: {what}")
+    names = {job.args["dataset"]: environment_names(job.args["dataset"], sweep.records()) for job in sweep.jobs}
     jobs = sorted(sweep.jobs, key=lambda job: (job.args["algorithm"], job.args["test_envs"], job.args["trial_seed"]))
-    write_atomically(output, "".join(f"{json.dumps(_line(job), sort_keys=True)}\n" for job in jobs))
+    write_atomically(output, "".join(f"{json.dumps(_line(job, names), sort_keys=True)}\n" for job in jobs))
 
 
-def _line(job: "Job") -> dict[str, Any]:
+def _line(job: "Job", names: dict[str, tuple[str, ...]]) -> dict[str, Any]:
     args = {name: value for name, value in job.args.items() if name not in LEFT_OUT_ARGS}
     args["output_dir"] = job.folder.name
     rows = [
         {name: value for name, value in row.items() if KEPT.fullmatch(name) and name not in NOT_KEPT}
         for row in job.rows
     ]
-    return {"args": args, "hparams": job.rows[0].get("hparams", {}), "rows": rows}
+    environments = names[args["dataset"]]
+    return {"args": args, "hparams": job.rows[0].get("hparams", {}), "environments": environments, "rows": rows}
 
 
 def kept_jobs(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -49,7 +53,9 @@ def kept_jobs(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
         try:
             line = json.loads(text)
             shared = {"args": line["args"], "hparams": line["hparams"]}
-            jobs.append((line["args"]["output_dir"], [{**row, **shared} for row in line["rows"]]))
+            if "environments" in line:
+                shared["environments"] = line["environments"]
+            jobs.append((shared["args"]["output_dir"], [{**row, **shared} for row in line["rows"]]))
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"{path}, line {number} is no kept result ({error!r}): give a sweep's folder, or a file that "

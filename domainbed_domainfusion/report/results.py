@@ -121,13 +121,16 @@ def algorithm_names(records: Any, dataset: str) -> list[str]:
 
 
 def environment_names(dataset: str, records: Any) -> tuple[str, ...]:
-    """The environments' names as the host shows them; env0, env1, … for a dataset unknown to the host."""
+    """The environments' names as the host shows them, or as kept results name them; else env0, env1, …"""
     datasets = host.module("datasets")
     if dataset in datasets.DATASETS:
         names = getattr(datasets.get_dataset_class(dataset), "ENVIRONMENTS", None)
         if names is not None:
             return tuple(str(name) for name in names)
     rows = records.filter_equals("args.dataset", dataset)
+    kept = next((row["environments"] for row in rows if "environments" in row), None)
+    if kept is not None:
+        return tuple(kept)
     count = max(sum(f"env{env}_in_acc" in row for env in range(len(row))) for row in rows)
     return tuple(f"env{env}" for env in range(count))
 

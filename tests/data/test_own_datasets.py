@@ -67,7 +67,7 @@ def test_it_is_the_hosts_dataset_at_another_size(data):
         assert examples[0][1] == examples[1][1]
 
 
-def test_a_sweep_of_it_from_launch_to_table(data, tmp_path):
+def test_a_sweep_of_it_from_launch_to_table(data, tmp_path, capsys):
     """In processes of their own, as a user runs them: nothing but the data folder tells them the dataset."""
     add(data, "--workers", "0", "--environments", "O", "N", "F")
     here = {**os.environ, "PYTHONPATH": os.getcwd(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -82,6 +82,15 @@ def test_a_sweep_of_it_from_launch_to_table(data, tmp_path):
     assert "Dataset: Mine, model selection method: training-domain" in printed
     header = next(line for line in printed.splitlines() if line.startswith("Algorithm"))
     assert header.split() == ["Algorithm", "O", "N", "F", "Avg"]
+
+    kept = tmp_path / "kept.jsonl"
+    assert cli.main(["keep", "--input_dir", str(tmp_path / "runs"), "--output", str(kept)]) == 0
+    vars(host.datasets).pop("Mine")
+    host.datasets.DATASETS.remove("Mine")  # as on a machine without the data
+    for sweep_or_file in (kept, tmp_path / "runs"):
+        capsys.readouterr()
+        assert cli.main(["compare", str(sweep_or_file)]) == 0
+        assert "| arm | O | N | F | average |" in capsys.readouterr().out
 
 
 def test_the_sweep_of_pacs_at_128_pixels_is_right_where_its_dataset_is_described(data):
