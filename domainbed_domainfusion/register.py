@@ -22,6 +22,7 @@ def register() -> None:
         return
     setattr(host.algorithms, _MARK, True)
     _add_algorithms()
+    _add_weight_average()
     _add_hparams()
     _add_datasets()
     _add_launchers()
@@ -54,6 +55,16 @@ def _add_algorithms() -> None:
     for algorithm in (SAM, RandAugment, AugMix, DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier):
         setattr(host.algorithms, algorithm.__name__, algorithm)
         host.algorithms.ALGORITHMS.append(algorithm.__name__)
+
+
+def _add_weight_average() -> None:
+    """Let the hparam `weight_average` decide the class of every algorithm that is constructed."""
+    from .hosting.weight_average import class_for
+
+    def __new__(cls, *args, **kwargs):
+        return object.__new__(class_for(cls, *args, **kwargs))
+
+    host.algorithms.Algorithm.__new__ = staticmethod(__new__)
 
 
 def _add_hparams() -> None:

@@ -77,6 +77,23 @@ BACKBONE = (
            source="ours", changes=(CLASSIFIER,), time=TIME),
 )
 
+#: The same, read by `weight_average`, in the order of `RunningAverage`'s arguments.
+WEIGHT_AVERAGE = (
+    Hparam(name="weight_average", default="none", range=one_of("none", "sma", "ema"),
+           meaning="average of the weights over the steps that is evaluated and saved in the place of the last "
+                   "weights: none, sma (their mean) or ema (exponential)",
+           source="Arpit et al. 2022 (sma)", changes=(CLASSIFIER,), time=TIME),
+    Hparam(name="weight_average_start", default=100, range=integer(1),
+           meaning="the average begins with the weights after this many steps; before, the last weights are evaluated",
+           source="Arpit et al. 2022", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="weight_average_decay", default=0.999, range=number(0, 1),
+           meaning="what ema keeps of the average at each step",
+           source="ours", changes=(CLASSIFIER,), time=NO_TIME),
+)
+
+#: Both: accepted with every algorithm.
+EVERY_ALGORITHM = BACKBONE + WEIGHT_AVERAGE
+
 SAM = (
     Hparam(name="rho", default=0.05, search=(0.01, 0.02, 0.05, 0.1), range=number(0, open_low=True),
            meaning="radius of the neighbourhood in weight space",
@@ -315,7 +332,15 @@ TABLES = {
 ROWS = {
     row.name: row
     for row in itertools.chain(
-        BACKBONE, SAM, RANDAUGMENT, AUGMIX, LDM, DOMAINFUSION, ZERO_SHOT, DIFFUSION_CLASSIFIER, TEXT_TO_IMAGE_CLASSIFIER
+        EVERY_ALGORITHM,
+        SAM,
+        RANDAUGMENT,
+        AUGMIX,
+        LDM,
+        DOMAINFUSION,
+        ZERO_SHOT,
+        DIFFUSION_CLASSIFIER,
+        TEXT_TO_IMAGE_CLASSIFIER,
     )
 }
 

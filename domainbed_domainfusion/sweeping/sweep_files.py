@@ -245,7 +245,7 @@ def _check(sweep: Sweep) -> None:
 
 def _check_hparams(given: argparse.Namespace) -> None:
     values = checks.check_hparams_text(given.hparams)
-    known = {row.name: row.default for row in hparams.BACKBONE}
+    known = {row.name: row.default for row in hparams.EVERY_ALGORITHM}
     for algorithm in given.algorithms:
         for dataset in given.datasets:
             known.update(host.hparams_registry.default_hparams(algorithm, dataset))
