@@ -48,11 +48,16 @@ def print_input_errors_as_sentences() -> None:
 def _add_algorithms() -> None:
     from .algorithms.augmented import AugMix, RandAugment
     from .algorithms.domainfusion import DomainFusion
+    from .algorithms.sagm import SAGM
     from .algorithms.sam import SAM
     from .algorithms.synthetic import Synthetic
+    from .algorithms.tram import TRAM
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
-    for algorithm in (SAM, RandAugment, AugMix, DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier):
+    flat_minima = (SAM, SAGM, TRAM)
+    controls = (RandAugment, AugMix)
+    with_diffusion = (DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier)
+    for algorithm in flat_minima + controls + with_diffusion:
         setattr(host.algorithms, algorithm.__name__, algorithm)
         host.algorithms.ALGORITHMS.append(algorithm.__name__)
 

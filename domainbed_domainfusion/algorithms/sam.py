@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from ..hosting import host
+from .ascent import global_norm, gradients_of, moved_by, over, step_along
 
 
 class SAM(host.algorithms.ERM):
@@ -20,24 +21,9 @@ class SAM(host.algorithms.ERM):
         trained = [weight for weight in self.network.parameters() if weight.requires_grad]
 
         loss = F.cross_entropy(self.predict(x), y)
-        gradients = _gradients(loss, trained)
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-        scale = self.hparams["rho"] / norm.clamp_min(1e-12)  # a zero gradient has no ascent direction
-
-        with torch.no_grad():
-            originals = [weight.clone() for weight in trained]
-            for weight, gradient in zip(trained, gradients):
-                weight.add_(scale * gradient)
-        gradients = _gradients(F.cross_entropy(self.predict(x), y), trained)
-        with torch.no_grad():
-            for weight, original, gradient in zip(trained, originals, gradients):
-                weight.copy_(original)
-                weight.grad = gradient
-        self.optimizer.step()
+        gradients = gradients_of(loss, trained)
+        scale = over(self.hparams["rho"], global_norm(gradients))
+        with moved_by(trained, (scale * gradient for gradient in gradients)):
+            gradients = gradients_of(F.cross_entropy(self.predict(x), y), trained)
+        step_along(self.optimizer, trained, gradients)
         return {"loss": loss.item()}
-
-
-def _gradients(loss: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Tensor]:
-    """One gradient per weight; zero for a weight that the loss does not use."""
-    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients)]

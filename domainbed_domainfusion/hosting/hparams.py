@@ -100,6 +100,29 @@ SAM = (
            source="Foret et al. 2021", changes=(CLASSIFIER,), time=NO_TIME),
 )
 
+SAGM = (
+    Hparam(name="sagm_alpha", default=0.001, search=(0.01, 0.02, 0.05, 0.1), range=number(0),
+           meaning="length of the gradient step before SAM's perturbed loss",
+           source="Wang et al. 2023 (their code)", changes=(CLASSIFIER,), time=NO_TIME),
+)
+
+TRAM = (
+    Hparam(name="tram_distance", default="previous", search=("previous", "initial", "noised_input"),
+           range=one_of("previous", "initial", "noised_input", "fisher"),
+           meaning="what the trust region is measured against: the weights before the last step, those at the first "
+                   "step, noised input, or the Fisher information",
+           source="Sherborne et al. 2024 (default and search ours)", changes=(CLASSIFIER,), time=TIME),
+    Hparam(name="tram_noise", default=0.1, search=(0.001, 0.01, 0.03, 0.1, 0.3), range=number(0),
+           meaning="σ of the noise on the classifier's input, for noised_input and fisher",
+           source="Sherborne et al. 2024, B.2 (search ours)", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="tram_fisher_radius", default=0.1, range=number(0),
+           meaning="γ, the radius of fisher's ellipse",
+           source="Kim et al. 2022, as in Sherborne et al. 2024, B.2", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="tram_fisher_damping", default=0.1, range=number(0),
+           meaning="η in fisher's inverse 1/(1 + ηF)",
+           source="Kim et al. 2022, as in Sherborne et al. 2024, B.2", changes=(CLASSIFIER,), time=NO_TIME),
+)
+
 RANDAUGMENT = (
     Hparam(name="randaugment_operations", default=2, range=integer(1),
            meaning="operations on an image, one after the other",
@@ -322,6 +345,8 @@ SYNTHETIC = {"candidate_source": "prompt", "sampling_strategy": False, "lambda2"
 
 TABLES = {
     "SAM": SAM,
+    "SAGM": SAM + SAGM,
+    "TRAM": TRAM,
     "RandAugment": RANDAUGMENT,
     "AugMix": AUGMIX,
     "DomainFusion": BACKBONE + LDM + DOMAINFUSION,
@@ -334,6 +359,8 @@ ROWS = {
     for row in itertools.chain(
         EVERY_ALGORITHM,
         SAM,
+        SAGM,
+        TRAM,
         RANDAUGMENT,
         AUGMIX,
         LDM,
@@ -387,7 +414,9 @@ def markdown_table() -> str:
         values = [
             json.dumps(row.default),
             "" if row.pocket is None else json.dumps(row.pocket),
-            "" if row.search is None else ", ".join(f"{value:g}" for value in row.search),
+            ""
+            if row.search is None
+            else ", ".join(value if isinstance(value, str) else f"{value:g}" for value in row.search),
         ]
         changes = ", ".join(row.changes)
         lines.append(f"| `{row.name}` | {' | '.join(values)} | {row.meaning} | {changes} | {row.source} |")

@@ -197,7 +197,15 @@ def test_train_evaluates_and_saves_the_average(algorithm, monkeypatch, tmp_path,
     for kind in ("none", "sma"):
         hparams = {"weight_average": kind, "weight_average_start": 2, "batch_size": 8, "lr": 0.01}
         if algorithm == "DomainFusion":
-            hparams.update(ldm=tiny_ldm, lambda2=0.5, denoising_steps=2, ld_images=2, gallery=0, candidates=2, generation_interval=1)
+            hparams.update(
+                ldm=tiny_ldm,
+                lambda2=0.5,
+                denoising_steps=2,
+                ld_images=2,
+                gallery=0,
+                candidates=2,
+                generation_interval=1,
+            )
         folder = tmp_path / kind
         as_script("train", *("--dataset", "Debug28", "--algorithm", algorithm, "--output_dir", str(folder)),
                   *("--steps", "4", "--checkpoint_freq", "1", "--save_model_every_checkpoint"),
