@@ -52,9 +52,10 @@ def _add_algorithms() -> None:
     from .algorithms.sam import SAM
     from .algorithms.synthetic import Synthetic
     from .algorithms.tram import TRAM
+    from .algorithms.udim import UDIM
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
-    flat_minima = (SAM, SAGM, TRAM)
+    flat_minima = (SAM, SAGM, TRAM, UDIM)
     controls = (RandAugment, AugMix)
     with_diffusion = (DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier)
     for algorithm in flat_minima + controls + with_diffusion:

@@ -123,6 +123,25 @@ TRAM = (
            source="Kim et al. 2022, as in Sherborne et al. 2024, B.2", changes=(CLASSIFIER,), time=NO_TIME),
 )
 
+UDIM = (
+    Hparam(name="udim_warm_up", default=0.2, search=(0.2, 0.33), range=number(0, 1),
+           meaning="share of the run that is SAM alone",
+           source="Shin et al. 2024 (their scripts; search: and their code's default)", changes=(CLASSIFIER,),
+           time=TIME),
+    Hparam(name="udim_input", default="pixels", search=("pixels", "style"), range=one_of("pixels", "style"),
+           meaning="what moves in the input: every pixel, or the mean and standard deviation of each channel",
+           source="Shin et al. 2024 (default: their scripts; search ours)", changes=(CLASSIFIER,), time=TIME),
+    Hparam(name="udim_step", default=10.0, search=(0.1, 1.0, 10.0), range=number(0),
+           meaning="length of the step in input space",
+           source="Shin et al. 2024 (their scripts; search ours)", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="udim_weight", default=1.0, search=(0.1, 0.5, 1.0), range=number(0),
+           meaning="weight of the inconsistency's gradient beside SAM's",
+           source="Shin et al. 2024 (their scripts; search ours)", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="udim_per_domain", default=False, range=FLAG,
+           meaning="true: the inconsistency is computed in each domain's part of the minibatch, and summed",
+           source="Shin et al. 2024 (their scripts)", changes=(CLASSIFIER,), time=TIME),
+)
+
 RANDAUGMENT = (
     Hparam(name="randaugment_operations", default=2, range=integer(1),
            meaning="operations on an image, one after the other",
@@ -347,6 +366,7 @@ TABLES = {
     "SAM": SAM,
     "SAGM": SAM + SAGM,
     "TRAM": TRAM,
+    "UDIM": SAM + UDIM,
     "RandAugment": RANDAUGMENT,
     "AugMix": AUGMIX,
     "DomainFusion": BACKBONE + LDM + DOMAINFUSION,
@@ -361,6 +381,7 @@ ROWS = {
         SAM,
         SAGM,
         TRAM,
+        UDIM,
         RANDAUGMENT,
         AUGMIX,
         LDM,

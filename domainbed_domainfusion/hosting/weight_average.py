@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from . import host
 from . import hparams as table
 
 NONE = "none"
@@ -48,14 +49,16 @@ class RunningAverage:
         before, self.values = self.values, {}
         for name, new in tensors.items():
             average = before.get(name)
-            fits = average is not None and average.shape == new.shape
-            self.values[name] = average.lerp_(new, share) if fits else new.detach().clone()
+            if average is None or average.shape != new.shape:
+                self.values[name] = new.detach().clone()
+            else:
+                self.values[name] = average.lerp_(new, share)
 
 
-class WeightAveraged(nn.Module):
+class WeightAveraged(host.algorithms.Algorithm):
     """Mixed in before an algorithm's class by `averaged`."""
 
-    averages: type  # the algorithm's own class
+    averages: Any  # the algorithm's own class
 
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict[str, Any]):
         values = {row.name: hparams.get(row.name, row.default) for row in table.WEIGHT_AVERAGE}
@@ -90,7 +93,7 @@ class WeightAveraged(nn.Module):
         self._show()
         return result
 
-    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
         """The algorithm's state dict with the average in the place of the raw weights."""
         state = super().state_dict(*args, prefix=prefix, **kwargs)
         if not self._in_update:
@@ -141,11 +144,11 @@ class WeightAveraged(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles name the algorithm's own class, because the mixed class has no module to be found in."""
-        _, _, *state = super().__reduce_ex__(protocol)
-        return _without_init, (self.averages,), *state
+        reduced: Any = super().__reduce_ex__(protocol)
+        return _without_init, (self.averages,), *reduced[2:]
 
 
-def class_for(algorithm: type, *args: Any, **kwargs: Any) -> type:
+def class_for(algorithm: Any, *args: Any, **kwargs: Any) -> Any:
     """The class to construct for the host's `algorithm(input_shape, num_classes, num_domains, hparams)`.
 
     It is `algorithm` itself unless its hparams ask for an average, or when it is made without arguments by copy.
@@ -157,11 +160,11 @@ def class_for(algorithm: type, *args: Any, **kwargs: Any) -> type:
 
 
 @functools.cache
-def averaged(algorithm: type) -> type:
+def averaged(algorithm: Any) -> Any:
     """`algorithm` with WeightAveraged before it, under its own name."""
     return type(algorithm.__name__, (WeightAveraged, algorithm), {"averages": algorithm})
 
 
-def _without_init(algorithm: type) -> Any:
-    mixed: Any = averaged(algorithm)
+def _without_init(algorithm: Any) -> Any:
+    mixed = averaged(algorithm)
     return mixed.__new__(mixed)
