@@ -28,7 +28,12 @@ class UDIM(SAM):
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict[str, Any]):
         table.check_values(hparams)
         super().__init__(input_shape, num_classes, num_domains, hparams)
-        self.step, self.warm_up = 0, warm_up_steps(context.current().total_steps, hparams)
+        self.step, self.warm_up = 0, self.warm_up_steps(context.current().total_steps, hparams)
+
+    @staticmethod
+    def warm_up_steps(total_steps: int, hparams: dict[str, Any]) -> int:
+        """The number of steps of the first phase, SAM alone."""
+        return int(total_steps * hparams["udim_warm_up"])
 
     def update(self, minibatches: list, unlabeled: object = None) -> dict[str, float]:
         """One step on [(x, y)] per domain, x: (B, C, H, W), y: (B,); returns the loss and the inconsistency."""
@@ -46,7 +51,7 @@ class UDIM(SAM):
         sizes = [len(domain) for _, domain in minibatches] if self.hparams["udim_per_domain"] else [len(y)]
         with unmoved_statistics(self.network):
             inconsistency = self.inconsistency(x, unknown, y, sizes)
-        away = gradients_of(inconsistency, trained)
+            away = gradients_of(inconsistency, trained)
         weight = self.hparams["udim_weight"]
         step_along(self.optimizer, trained, (a + weight * b for a, b in zip(sam, away)))
         return {"loss": loss.item(), "inconsistency": inconsistency.item()}
@@ -85,11 +90,6 @@ class UDIM(SAM):
                 gradients_of_each_image(self.classifier, other, labels),
             )
         return total
-
-
-def warm_up_steps(total_steps: int, hparams: dict[str, Any]) -> int:
-    """The steps of the first phase, SAM alone."""
-    return int(total_steps * hparams["udim_warm_up"])
 
 
 def gradients_of_each_image(classifier: torch.nn.Module, features: Tensor, y: Tensor) -> Gradients:

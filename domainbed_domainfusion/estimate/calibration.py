@@ -30,7 +30,7 @@ class Rates:
     startup: float  # from the process's start until the first step, imports included
     ended: float  # from the script's last line until the process has ended
     warm_up: float  # extra time of the first step, evaluation and generation, compared with later ones
-    raw_step: float  # a step before the first round of generation, without LD
+    raw_step: float  # a step before the first round of generation, without LD; a step of UDIM's warm-up
     step: float  # a step after the first round, without generation and LD
     evaluated: float  # per evaluated image
     saving: float  # writing model.pkl

@@ -26,7 +26,7 @@ class Job:
     kept: int = 0  # images written to the generate-dataset, over all rounds
     candidates: int = 0  # generated candidates, N_c for each image in `kept`
     ld_gradients: int = 0  # LD's images times draws, over all steps
-    raw_steps: int = 0  # steps before the first round; their generated minibatch is the raw one
+    raw_steps: int = 0  # steps before the first round, whose generated minibatch is the raw one; UDIM's warm-up
     domains: int = 0  # training domains
 
     @property
@@ -101,6 +101,8 @@ def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) 
         length for i, length in enumerate(in_splits(images, args["holdout_fraction"])) if i not in args["test_envs"]
     ]
     plain = Job(args, hparams, steps, checkpoints, checkpoints * sum(images), raw_steps=steps, domains=len(training))
+    if args["algorithm"] == "UDIM":
+        return replace(plain, raw_steps=host.algorithms.UDIM.warm_up_steps(steps, hparams))
     if "generation_budget" not in hparams:  # it generates no images
         return plain
     reading = with_ld_preset(hparams)

@@ -80,10 +80,13 @@ class Calibration:
     def measure(self) -> dict[str, Any]:
         """The fields of `calibration.Rates` except `ended`."""
         from ..algorithms.domainfusion import DomainFusion
+        from ..algorithms.udim import UDIM
 
         self._evaluation()
         if isinstance(self.algorithm, DomainFusion):
             self._domainfusion()
+        elif isinstance(self.algorithm, UDIM):
+            self._udim(self.algorithm)
         else:
             self.result["raw_step"] = self.result["step"] = self._mean(self.step)
         self._saving()
@@ -133,6 +136,12 @@ class Calibration:
         sizes.clear()
         seconds = self._mean(evaluate)
         self.result["evaluated"] = seconds / (sum(sizes[1:]) / len(sizes[1:]) if sizes[1:] else sizes[0])
+
+    def _udim(self, algorithm: Any) -> None:
+        """A step of each of UDIM's phases."""
+        for rate, warm_up in (("raw_step", math.inf), ("step", 0)):
+            algorithm.warm_up = warm_up
+            self.result[rate] = self._mean(self.step)
 
     def _domainfusion(self) -> None:
         from ..hosting import context

@@ -12,6 +12,9 @@ DATASETS = ["Debug28", "Debug224", "PACS", "VLCS", "OfficeHome", "TerraIncognita
 ALGORITHMS = [
     "ERM",
     "SAM",
+    "SAGM",
+    "TRAM",
+    "UDIM",
     "RandAugment",
     "AugMix",
     "DomainFusion",
