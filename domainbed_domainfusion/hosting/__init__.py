@@ -2,6 +2,6 @@
 
 `host` finds the host and names its modules; `context` collects class names, splits and lengths as the host builds them;
 `checks` and `readable_images` find bad input before a run begins; `hparams` is the one table of hparams; `backbones`
-builds featurizers by name; `attach` adds one import to a checkout. May import: the ground floor. Nothing here knows the
-diffusion model.
+builds featurizers by name; `weight_average` averages the weights of any algorithm; `attach` adds one import to a
+checkout. May import: the ground floor. Nothing here knows the diffusion model.
 """

@@ -124,6 +124,15 @@ def test_counts_are_what_a_run_does(host_run, tiny_ldm, tiny_dataset, steps, hpa
     assert min(counting.in_splits(images, 0.2)) / run.hparams["batch_size"] == run.context.steps_per_epoch
 
 
+@pytest.mark.parametrize("share, steps", [(0.2, 12), (0.33, 7), (0.0, 3), (1.0, 3)])
+def test_udims_warm_up(host_run, tiny_dataset, as_script, share, steps):
+    as_script("train", "--algorithm", "UDIM", "--dataset", "TinyDigits", "--steps", str(steps))
+    run = host_run("UDIM", 0, udim_warm_up=share)
+    args = {"dataset": "TinyDigits", "algorithm": "UDIM", "test_envs": [0], "holdout_fraction": 0.2, "steps": steps}
+    counted = counting.count(args, run.hparams, [20, 21, 22])
+    assert counted.raw_steps == sum(values["inconsistency"] == 0 for values in run.update(steps))
+
+
 def _spy(algorithm, made: dict) -> None:
     if not algorithm.uses_diffusion:
         return
