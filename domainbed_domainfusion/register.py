@@ -133,7 +133,7 @@ def _report_to_context() -> None:
         context.training_loader_built(dataset, batch_size)
 
     def evaluation_loader(self, dataset, *args, **kwargs):
-        context.evaluation_loader_built(dataset)
+        context.evaluation_loader_built(dataset, self)
 
     _before_construction(datasets.MultipleDomainDataset, context.dataset_built)
     _before_init(datasets.MultipleEnvironmentImageFolder, image_folder)

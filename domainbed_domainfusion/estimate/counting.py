@@ -100,7 +100,10 @@ def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) 
     training = [
         length for i, length in enumerate(in_splits(images, args["holdout_fraction"])) if i not in args["test_envs"]
     ]
-    plain = Job(args, hparams, steps, checkpoints, checkpoints * sum(images), raw_steps=steps, domains=len(training))
+    evaluated = sum(images)
+    if hparams.get("weight_average") == "swad":  # it reads the training domains' out-splits at each checkpoint
+        evaluated += sum(length for i, length in enumerate(images) if i not in args["test_envs"]) - sum(training)
+    plain = Job(args, hparams, steps, checkpoints, checkpoints * evaluated, raw_steps=steps, domains=len(training))
     if args["algorithm"] == "UDIM":
         return replace(plain, raw_steps=host.algorithms.UDIM.warm_up_steps(steps, hparams))
     if "generation_budget" not in hparams:  # it generates no images

@@ -8,8 +8,9 @@ the context agrees with the train script exactly.
 - `MultipleDomainDataset.__new__` begins a new context, because train builds its dataset first. The hook is not in
   `__init__`: Spawrious overrides that and never calls it.
 - `InfiniteDataLoader.__init__` reports the training in-splits, in environment order.
-- `FastDataLoader.__init__` reports the evaluation splits, the in-splits of *all* environments first. Only their lengths
-  are kept. The host's epoch is the length of the smallest in-split, and a test environment's in-split counts too.
+- `FastDataLoader.__init__` reports the evaluation splits, the in-splits of *all* environments first. Their lengths are
+  used: the host's epoch is the length of the smallest in-split, and a test environment's in-split counts too. SWAD
+  alone reads the training domains' out-splits.
 """
 
 import argparse
@@ -44,6 +45,7 @@ class TrainingContext:
     dataset: Any | None = None  # the host's MultipleDomainDataset
     in_splits: list[InSplit] = field(default_factory=list)
     evaluation_lengths: list[int] = field(default_factory=list)
+    evaluation_loaders: list[Any] = field(default_factory=list)  # for `validation_loaders` alone
 
     @property
     def environments(self) -> list[Dataset]:
@@ -71,6 +73,13 @@ class TrainingContext:
         lengths = self.evaluation_lengths[: len(self.environments)]
         lengths = lengths or [len(split.keys) for split in self.in_splits]
         return min(lengths) / self.in_splits[0].batch_size
+
+    @property
+    def validation_loaders(self) -> list[Any]:
+        """The host's loaders of the training domains' out-splits, for SWAD; empty when there is no training run."""
+        out_splits = self.evaluation_loaders[len(self.environments) : 2 * len(self.environments)]
+        training = {split.environment for split in self.in_splits}
+        return [loader for index, loader in enumerate(out_splits) if index in training]
 
     @property
     def total_steps(self) -> int:
@@ -171,9 +180,10 @@ def _domain(dataset: Any, index: int) -> str:
     return str(names[index]) if index < len(names) else str(index)
 
 
-def evaluation_loader_built(split: Any) -> None:
-    """Called for every FastDataLoader; only the split's length is kept."""
+def evaluation_loader_built(split: Any, loader: Any = None) -> None:
+    """Called for every FastDataLoader."""
     current().evaluation_lengths.append(len(split))
+    current().evaluation_loaders.append(loader)
 
 
 def running_script() -> str | None:

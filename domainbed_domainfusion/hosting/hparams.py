@@ -77,18 +77,28 @@ BACKBONE = (
            source="ours", changes=(CLASSIFIER,), time=TIME),
 )
 
-#: The same, read by `weight_average`, in the order of `RunningAverage`'s arguments.
+#: The same, read by `weight_average`.
 WEIGHT_AVERAGE = (
-    Hparam(name="weight_average", default="none", range=one_of("none", "sma", "ema"),
+    Hparam(name="weight_average", default="none", range=one_of("none", "sma", "ema", "swad"),
            meaning="average of the weights over the steps that is evaluated and saved in the place of the last "
-                   "weights: none, sma (their mean) or ema (exponential)",
-           source="Arpit et al. 2022 (sma)", changes=(CLASSIFIER,), time=TIME),
+                   "weights: none, sma (their mean), ema (exponential) or swad (their mean over a valley of the "
+                   "validation loss)",
+           source="Arpit et al. 2022 (sma), Cha et al. 2021 (swad)", changes=(CLASSIFIER,), time=TIME),
     Hparam(name="weight_average_start", default=100, range=integer(1),
-           meaning="the average begins with the weights after this many steps; before, the last weights are evaluated",
+           meaning="sma and ema begin with the weights after this many steps; before, the last weights are evaluated",
            source="Arpit et al. 2022", changes=(CLASSIFIER,), time=NO_TIME),
     Hparam(name="weight_average_decay", default=0.999, range=number(0, 1),
            meaning="what ema keeps of the average at each step",
            source="ours", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="swad_converge", default=3, range=integer(1),
+           meaning="N_s: swad begins at a validation loss that is the lowest of this many",
+           source="Cha et al. 2021", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="swad_tolerance", default=6, range=integer(1),
+           meaning="N_e: swad ends before this many validation losses in a row that are too high",
+           source="Cha et al. 2021", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="swad_ratio", default=1.3, range=number(1),
+           meaning="r: too high is above r times the mean of the first N_s losses; 1.2 on VLCS",
+           source="Cha et al. 2021", changes=(CLASSIFIER,), time=NO_TIME),
 )
 
 #: Both: accepted with every algorithm.

@@ -1,4 +1,4 @@
-"""A running average of the weights for every algorithm of the host: hparams `weight_average`, `…_start`, `…_decay`.
+"""An average of the weights for every algorithm of the host: hparams `weight_average`, `…_start`, `…_decay`, `swad_…`.
 
 Training goes on with the raw weights. The average takes their place where a run is judged and saved:
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import host
 from . import hparams as table
+from .loss_valley import LossValley, is_checkpoint, validation_loss
 
 NONE = "none"
 
@@ -63,9 +64,11 @@ class WeightAveraged(host.algorithms.Algorithm):
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict[str, Any]):
         values = {row.name: hparams.get(row.name, row.default) for row in table.WEIGHT_AVERAGE}
         table.check_values(values)
-        self._average = RunningAverage(*values.values())
+        self._hparams_of_average = values
+        self._average = _average_for(values)
         self._raw: dict[str, Tensor] | None = None  # the raw weights while the average is in their place
         self._in_update = False
+        self._steps = 0
         super().__init__(input_shape, num_classes, num_domains, hparams)
 
     def update(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -74,12 +77,21 @@ class WeightAveraged(host.algorithms.Algorithm):
         self._in_update = True
         try:
             values = super().update(*args, **kwargs)
+            self._take_in()
         finally:
             self._in_update = False
-        self._average.add(dict(self._tensors()))
         if not self.training:
             self._show()
         return values
+
+    def _take_in(self) -> None:
+        """The weights after this step; for SWAD also their validation loss, where the host evaluates."""
+        self._steps += 1
+        self._average.add(dict(self._tensors()))
+        if isinstance(self._average, LossValley) and is_checkpoint(self._steps - 1):
+            loss = validation_loss(self)
+            if loss is not None:
+                self._average.close(loss)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._restore()
@@ -106,7 +118,7 @@ class WeightAveraged(host.algorithms.Algorithm):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load raw weights. The average begins anew: a state dict does not say how many steps are in its weights."""
         self._raw = None
-        self._average.steps, self._average.values = 0, {}
+        self._average = _average_for(self._hparams_of_average)
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
@@ -146,6 +158,12 @@ class WeightAveraged(host.algorithms.Algorithm):
         """Copies and pickles name the algorithm's own class, because the mixed class has no module to be found in."""
         reduced: Any = super().__reduce_ex__(protocol)
         return _without_init, (self.averages,), *reduced[2:]
+
+
+def _average_for(values: dict[str, Any]) -> RunningAverage | LossValley:
+    if values["weight_average"] == "swad":
+        return LossValley(values["swad_converge"], values["swad_tolerance"], values["swad_ratio"])
+    return RunningAverage(values["weight_average"], values["weight_average_start"], values["weight_average_decay"])
 
 
 def class_for(algorithm: Any, *args: Any, **kwargs: Any) -> Any:

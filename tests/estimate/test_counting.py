@@ -133,6 +133,15 @@ def test_udims_warm_up(host_run, tiny_dataset, as_script, share, steps):
     assert counted.raw_steps == sum(values["inconsistency"] == 0 for values in run.update(steps))
 
 
+def test_swad_reads_the_training_domains_out_splits_at_each_checkpoint():
+    args = {"dataset": "Debug28", "algorithm": "ERM", "test_envs": [1], "holdout_fraction": 0.2, "steps": 3}
+    counts = [
+        counting.count({**args, "checkpoint_freq": 1}, {"batch_size": 8, **hparams}, [20, 25, 32]).evaluated
+        for hparams in ({}, {"weight_average": "swad"})
+    ]
+    assert counts == [3 * 77, 3 * (77 + 4 + 6)]
+
+
 def _spy(algorithm, made: dict) -> None:
     if not algorithm.uses_diffusion:
         return

@@ -172,7 +172,7 @@ def test_statistics_are_averaged_and_what_runs_inside_a_step_sees_the_raw_weight
 
 
 def test_an_unknown_average_is_refused():
-    with pytest.raises(InputError, match="The hparam weight_average is 'swa', but must be one of none, sma, ema"):
+    with pytest.raises(InputError, match="The hparam weight_average is 'swa', but must be one of none, sma, ema, swad"):
         built("ERM", weight_average="swa")
 
 
