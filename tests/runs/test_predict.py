@@ -46,7 +46,7 @@ def save_model(folder, algorithm: str, dataset, args: dict, hparams: dict, state
     path = folder / "model.pkl"
     torch.save(
         {
-            "args": {"algorithm": algorithm, "data_dir": None, **args},
+            "args": {"algorithm": algorithm, "data_dir": None, "test_envs": [0], **args},
             "model_input_shape": dataset.input_shape,
             "model_num_classes": dataset.num_classes,
             "model_num_domains": 3,
@@ -82,9 +82,11 @@ def read(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("algorithm", ["ERM", "SAM"])
-def test_it_is_what_the_host_evaluates(pacs, data, tmp_path, capsys, algorithm):
-    path, dataset, model = pacs(algorithm)
+@pytest.mark.parametrize(
+    "algorithm, hparams", [("ERM", {}), ("SAM", {}), ("UDIM", {}), ("ERM", {"weight_average": "swad"})], ids=str
+)
+def test_it_is_what_the_host_evaluates(pacs, data, tmp_path, capsys, algorithm, hparams):
+    path, dataset, model = pacs(algorithm, **hparams)
     predict(path, f"{data}/PACS/art_painting", "--output", tmp_path / "p.csv")
     rows, printed = read(tmp_path / "p.csv"), capsys.readouterr().out.splitlines()
     names = sorted(CLASSES)
