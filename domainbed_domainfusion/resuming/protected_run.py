@@ -43,10 +43,12 @@ class ProtectedRun:
         self.updates = 0  # that have been made or replayed
         self._replay: Replay | None = None
         self._target: Checkpoint | None = None  # what the replay leads to
+        self._evaluated: int | None = None  # the step of the last evaluation that was not replayed
         self._stop: int | None = None  # the stop signal that has come
         self._busy = False  # in an update, or between its end and its record
         self._warned = False
-        self._saved_at = time.monotonic()
+        self._saved_at = self._returned_at = time.monotonic()
+        self._step_seconds: list[float] | None = None  # since the last row, if some of these steps were replayed
 
     def take(self, algorithm: Any) -> None:
         """The host has built its algorithm: find the checkpoint to continue from, or begin."""
@@ -74,19 +76,24 @@ class ProtectedRun:
     def update(self, compute: Callable[[], dict], minibatches: Any, unlabeled: Any) -> dict:
         """One step. compute: the algorithm's own update of these minibatches."""
         self._busy = True
+        self._amend_row()
         if self._replay is not None:
             result = self._replayed_update(self._replay, compute, minibatches, unlabeled)
         else:
             before = generators.state()
             result = compute()
+            seconds = time.monotonic() - self._returned_at
             self.updates += 1
-            self._append(update_record(self.updates - 1, result, before, minibatches, unlabeled))
+            self._append(update_record(self.updates - 1, result, before, minibatches, unlabeled, seconds))
+            if self._step_seconds is not None:
+                self._step_seconds.append(seconds)
             self._mark_update()
             if self._checkpoint_is_due():
                 self._write_checkpoint()
         self._busy = False
         if self._stop is not None:
             self._end(self._stop)
+        self._returned_at = time.monotonic()
         return result
 
     def accuracy(self, compute: Callable[[], float], network: Any, loader: Iterable) -> float:
@@ -97,6 +104,8 @@ class ProtectedRun:
         before = generators.state()
         result = compute()
         self._append(accuracy_record(result, before))
+        self._evaluated = self.updates - 1
+        self._returned_at = time.monotonic()
         return result
 
     def stop(self, signal_number: int) -> None:
@@ -108,6 +117,7 @@ class ProtectedRun:
     def ended(self) -> None:
         """The process ends: nothing more is needed of a job that is done."""
         if (self.job_folder / "done").exists():
+            self._amend_row()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _find(self) -> tuple[Checkpoint | None, list[dict]]:
@@ -146,6 +156,7 @@ class ProtectedRun:
         if self._target is not None and self.updates == self._target.updates:
             self._restore(self._target, replay, compute)
             self._models.put_back(all_of_them=True)
+            self._step_seconds = replay.seconds
             self._replay = self._target = None
             self._mark_update()
             self._saved_at, self._expensive = time.monotonic(), self._expensive_results()
@@ -169,6 +180,12 @@ class ProtectedRun:
         if isinstance(self._algorithm, OwnState):
             self._algorithm.load_resume_state(values.decode(content["own"], checkpoint.tensors.__getitem__))
         generators.set_state(zlib.decompress(base64.b64decode(content["generators"])))
+
+    def _amend_row(self) -> None:
+        """The host's step_time of the first row after a replay counts the replayed steps: put in the recorded ones."""
+        if self._step_seconds and self._evaluated is not None:
+            self._rows.amend(self._evaluated, sum(self._step_seconds) / len(self._step_seconds))
+            self._step_seconds = None
 
     def _mark_update(self) -> None:
         """Remember what a checkpoint of the state after this update needs, which later evaluations change."""

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..files import write_atomically
+
 #: Columns of wall time and memory, which no two runs share. `args` names folders, which may have been moved.
 NOT_COMPARED = ("step_time", "mem_gb", "args")
 
@@ -48,6 +50,14 @@ class RecordedRows:
                     return f"step {row['step']}, {name}"
             self._cut()
         return None
+
+    def amend(self, step: int, step_time: float) -> None:
+        """Put the right step_time (seconds) into the last row, if it is that of `step`."""
+        *others, last = self._path.read_bytes().splitlines(keepends=True) if self._path.is_file() else [b""]
+        row = _row(last)
+        if row is not None and row["step"] == step:
+            text = json.dumps({**row, "step_time": step_time}, sort_keys=True)
+            write_atomically(self._path, b"".join([*others, f"{text}\n".encode()]))
 
     def _cut(self) -> None:
         with self._path.open("r+b") as file:

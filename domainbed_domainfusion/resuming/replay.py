@@ -23,6 +23,7 @@ class Replay:
 
     def __init__(self, folder: str, records: Iterable[dict[str, Any]]):
         self._folder, self._records = folder, deque(records)
+        self.seconds: list[float] = []  # of each update since the last row
 
     def update(self, minibatches: Any, unlabeled: Any) -> dict[str, Any]:
         """What `update` returned at this step."""
@@ -31,6 +32,7 @@ class Replay:
         if record["before"] != generators.fingerprint(before) or record["data"] != sample(minibatches, unlabeled):
             raise self.refusal(f"step {record['update']} gets another minibatch or other random numbers than then")
         self._draw(before, record["change"])
+        self.seconds.append(record["seconds"])
         return values.decode(record["values"], values.inlined)
 
     def accuracy(self, network: Any, loader: Iterable) -> float:
@@ -41,6 +43,7 @@ class Replay:
         for _ in loader:
             pass
         network.train()
+        self.seconds = []
         self._draw(before, record["change"])
         return values.decode(record["accuracy"], values.inlined)
 
@@ -61,10 +64,16 @@ class Replay:
             generators.set_state(generators.applied(before, change))
 
 
-def update_record(number: int, result: dict, before: bytes, minibatches: Any, unlabeled: Any) -> dict[str, Any]:
-    """The record of an update that has just returned `result`. before: the generators' states when it was called."""
+def update_record(
+    number: int, result: dict, before: bytes, minibatches: Any, unlabeled: Any, seconds: float
+) -> dict[str, Any]:
+    """The record of an update that has just returned `result`.
+
+    before: the generators' states when it was called. seconds: of the step, with the loading of its minibatches.
+    """
     return {
         "update": number,
+        "seconds": seconds,
         "values": values.encode(result, values.inline),
         "before": generators.fingerprint(before),
         "change": generators.difference(before, generators.state()),
