@@ -2,6 +2,9 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+#: In the job's folder, for all that a job needs to be continued. It is removed when the job is done.
+RESUME_FOLDER = "resume"
+
 
 @runtime_checkable
 class OwnState(Protocol):
@@ -20,4 +23,8 @@ class OwnState(Protocol):
 
     def expensive_results(self) -> int:
         """A count that grows when something has been made that is worth a checkpoint at once, as a round."""
+        ...
+
+    def training_ended(self) -> None:
+        """The job is done: delete what was kept outside the folder RESUME_FOLDER only for being continued."""
         ...

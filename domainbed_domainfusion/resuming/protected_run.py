@@ -21,13 +21,12 @@ from .checkpoints import Checkpoint
 from .fingerprint import difference, fingerprint
 from .job_lock import JobLock
 from .model_files import ModelFiles
-from .own_state import OwnState
+from .own_state import RESUME_FOLDER, OwnState
 from .recorded_rows import RecordedRows
 from .replay import Replay, accuracy_record, update_record
 from .restore import Restore
 from .stop_signals import StopSignals
 
-FOLDER = "resume"  # in the job's folder; removed when the job is done
 COPIES_OF_WEIGHTS = 4  # in a checkpoint: the weights, their gradients and the two moments of Adam
 
 
@@ -38,7 +37,8 @@ class ProtectedRun:
     """
 
     def __init__(self, job_folder: Path, minutes: float):
-        self.job_folder, self.folder, self.minutes = job_folder, job_folder / FOLDER, minutes
+        self.job_folder, self.folder, self.minutes = job_folder, job_folder / RESUME_FOLDER, minutes
+        self._algorithm: Any = None
         self.lock = JobLock(self.folder)
         self.updates = 0  # that have been made or replayed
         self._replay: Replay | None = None
@@ -118,6 +118,8 @@ class ProtectedRun:
         """The process ends: nothing more is needed of a job that is done."""
         if (self.job_folder / "done").exists():
             self._amend_row()
+            if isinstance(self._algorithm, OwnState):
+                self._algorithm.training_ended()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _find(self) -> tuple[Checkpoint | None, list[dict]]:
