@@ -247,7 +247,6 @@ class GenerateDataset:
         x, y, rows = (torch.cat(parts) for parts in zip(*minibatches))
         return x, y, rows
 
-
     def resume_state(self) -> dict[str, Any]:
         """Plain data from which `load_resume_state` continues. The images are not in it: `saved` has written them.
 

@@ -187,7 +187,9 @@ class SavedRounds:
                     raise ValueError("is another run's")
                 yield tensors["images"], tensors["label"]
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"The images of round {number} are needed, but {folder} is not whole ({error}).") from error
+            raise InputError(
+                f"The images of round {number} are needed, but {folder} is not whole ({error})."
+            ) from error
 
     @property
     def all_saved(self) -> bool:

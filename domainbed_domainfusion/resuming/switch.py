@@ -6,7 +6,7 @@ from ..errors import InputError
 
 VARIABLE = "DOMAINFUSION_RESUME"
 DEFAULT_MINUTES = 10.0
-ON, OFF = ("1", "on", "true", "yes"), ("", "0", "off", "false", "no")
+ON, OFF = ("1", "on", "true", "yes"), ("0", "off", "false", "no")
 
 
 def minutes() -> float | None:
@@ -15,8 +15,8 @@ def minutes() -> float | None:
     "on" and "1" mean DEFAULT_MINUTES; any other number is a number of minutes. For one minute write "1.0".
     Raises InputError for anything else.
     """
-    text = os.environ.get(VARIABLE, "").strip().lower()
-    if text in OFF:
+    text = _text()
+    if text in ("", *OFF):
         return None
     if text in ON:
         return DEFAULT_MINUTES
@@ -30,3 +30,17 @@ def minutes() -> float | None:
             "minutes), to a number of minutes such as 30, or to off."
         )
     return value
+
+
+def is_off() -> bool:
+    """Whether DOMAINFUSION_RESUME says off. What turns resuming on by default asks this first."""
+    return _text() in OFF
+
+
+def environment() -> dict[str, str]:
+    """The variable for jobs that shall have checkpoints unless the user has set it already."""
+    return {VARIABLE: os.environ.get(VARIABLE) or "on"}
+
+
+def _text() -> str:
+    return os.environ.get(VARIABLE, "").strip().lower()

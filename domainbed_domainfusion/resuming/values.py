@@ -95,7 +95,11 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 
 def inline(tensor: Tensor) -> Any:
     """A `Store` for small tensors: the reference itself holds the values."""
-    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape), base64.b64encode(tensor_bytes(tensor)).decode()]
+    return [
+        str(tensor.dtype).removeprefix("torch."),
+        list(tensor.shape),
+        base64.b64encode(tensor_bytes(tensor)).decode(),
+    ]
 
 
 def inlined(reference: Any) -> Tensor:

@@ -18,7 +18,9 @@ def build(name: str, **hparams):
     torch.manual_seed(1)
     np.random.seed(1)
     values = {**host.hparams_registry.default_hparams(name, "RotatedMNIST"), **hparams}
-    return host.algorithms.get_algorithm_class(name)((2, 28, 28) if host.NAME == "domainbed" else (1, 28, 28), CLASSES, DOMAINS, values)
+    return host.algorithms.get_algorithm_class(name)(
+        (2, 28, 28) if host.NAME == "domainbed" else (1, 28, 28), CLASSES, DOMAINS, values
+    )
 
 
 def minibatches(steps: int, size: int = 8):
@@ -58,7 +60,10 @@ def whole_and_restored(name: str, steps: int = 6, after: int = 3, **hparams):
 
 def full_state(algorithm) -> dict[str, torch.Tensor]:
     """state_dict, and everything else that the capture finds."""
-    return {**algorithm.state_dict(), **{f"captured {name}": value for name, value in Capture(algorithm).tensors.items()}}
+    return {
+        **algorithm.state_dict(),
+        **{f"captured {name}": value for name, value in Capture(algorithm).tensors.items()},
+    }
 
 
 def equal_states(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -76,7 +81,11 @@ def main() -> None:
     for name in sys.argv[1:] or host.algorithms.ALGORITHMS:
         try:
             whole, restored = whole_and_restored(name)
-            same = equal_states(whole[0], restored[0]), json.dumps(str(whole[1])) == json.dumps(str(restored[1])), whole[2] == restored[2]
+            same = (
+                equal_states(whole[0], restored[0]),
+                json.dumps(str(whole[1])) == json.dumps(str(restored[1])),
+                whole[2] == restored[2],
+            )
             print(f"{name}: {'equal' if all(same) else f'not equal {same}'}")
         except Exception as error:
             traceback.print_exc(limit=-3)

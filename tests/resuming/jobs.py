@@ -67,7 +67,9 @@ def _equal_models(one: Path, other: Path) -> bool:
     if not one.exists() or not other.exists():
         return False
     states = [torch.load(path, weights_only=False)["model_dict"] for path in (one, other)]
-    return states[0].keys() == states[1].keys() and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(states[0][key], states[1][key]) for key in states[0]
+    )
 
 
 def _generated(job: Path) -> dict[str, bytes]:
