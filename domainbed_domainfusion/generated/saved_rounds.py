@@ -70,8 +70,8 @@ class SavedRounds:
         identity: everything that the generated images depend on, as plain JSON values; see `identity.run_identity`.
         sources: the names that `generate --run` needs, as plain JSON values; see `identity.sources_of`.
         keep: "all" rounds, or only the "last". With "all" an interrupted run resumes without generating again.
-        spare: complete rounds that keep "last" leaves beside the last one. A run with checkpoints needs one, because its
-            last checkpoint may be older than its last round.
+        spare: complete rounds that keep "last" leaves beside the last one. A run with checkpoints needs one, because
+            its last checkpoint may be older than its last round.
         classifier: returns the digest of θ's current state. If a saved part has another digest, one line is printed and
             the part is used: sums on a GPU are not repeatable bit for bit.
 
@@ -188,7 +188,8 @@ class SavedRounds:
                 yield tensors["images"], tensors["label"]
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"The images of round {number} are needed, but {folder} is not whole ({error})."
+                f"The run continues with the images of round {number}, but {folder} is not whole ({error}): put it back, "
+                "or delete the job's folder to train from the beginning."
             ) from error
 
     @property

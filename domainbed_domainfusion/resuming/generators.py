@@ -20,7 +20,7 @@ def state() -> bytes:
     version, words, spare = random.getstate()
     python = _PYTHON.pack(version, *words, spare is not None, spare or 0.0)
     _, keys, position, has_normal, normal = np.random.get_state()
-    legacy_numpy = _NUMPY.pack(*keys.tolist(), position, has_normal, normal)
+    legacy_numpy = _NUMPY.pack(*map(int, keys), position, has_normal, normal)
     parts = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
     return b"".join([python, legacy_numpy, *(part.numpy().tobytes() for part in parts)])
 

@@ -49,8 +49,8 @@ class Replay:
 
     def refusal(self, reason: str) -> InputError:
         return InputError(
-            f"The checkpoints in {self._folder} cannot be continued: {reason}. Put back what the run began with (images, "
-            "library versions, environment variables), or delete that folder to train from the beginning."
+            f"The checkpoints in {self._folder} cannot be continued: {reason}. Put back what the run began with "
+            "(images, library versions, environment variables), or delete that folder to train from the beginning."
         )
 
     def _next(self, kind: str) -> dict[str, Any]:

@@ -68,9 +68,9 @@ def decode(encoded: Any, fetch: Fetch) -> Any:
     if "array" in encoded:
         content = fetch(encoded["array"]).numpy().tobytes()
         return np.frombuffer(content, dtype=np.dtype(encoded["dtype"])).reshape(encoded["shape"]).copy()
-    for tag, kind in (("dict", dict), ("ordered", OrderedDict)):
+    for tag, mapping in (("dict", dict), ("ordered", OrderedDict)):
         if tag in encoded:
-            return kind((decode(key, fetch), decode(each, fetch)) for key, each in encoded[tag])
+            return mapping((decode(key, fetch), decode(each, fetch)) for key, each in encoded[tag])
     for kind in (list, tuple, set):
         if kind.__name__ in encoded:
             return kind(decode(each, fetch) for each in encoded[kind.__name__])

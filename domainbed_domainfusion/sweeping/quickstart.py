@@ -26,8 +26,8 @@ QUICKSTART_HPARAMS = {
 def quickstart(output_dir: Path, data_dir: Path | None = None, n_trials: int = 1) -> int:
     """Run the three algorithms on the four environments, print the host's table and write `report.html`.
 
-    Finished jobs are kept and interrupted ones continued: a second run goes on after an interruption, or adds trials. Jobs go to
-    `output_dir/sweep`, data to `data_dir` (default `output_dir/data`).
+    Finished jobs are kept and interrupted ones continued: a second run goes on after an interruption, or adds trials.
+    Jobs go to `output_dir/sweep`, data to `data_dir` (default `output_dir/data`).
     Returns 0, or the sweep's status if a job failed. The page is written even then, and names the failed jobs. Only a
     sweep that never started gets no page. Raises InputError in a DomainBed checkout that is not attached.
     """

@@ -29,7 +29,8 @@ def launch(commands: list[str]) -> None:
 
     Two parallel single-threaded trainings of a small model are faster than two successive ones with two threads.
     As many jobs run at a time as there are cores. The environment variable DOMAINFUSION_JOBS lowers that number, for
-    a machine with little memory. Jobs have checkpoints (`resuming`) unless DOMAINFUSION_RESUME is off. Each job prints to its own out.txt and err.txt, and one bar shows the progress of all.
+    a machine with little memory. Each job prints to its own out.txt and err.txt, and one bar shows the progress of all.
+    The jobs have checkpoints (`resuming`), unless DOMAINFUSION_RESUME is off.
 
     If jobs failed, this raises InputError after all have ended, with the last line of each failed job's err.txt.
     """
