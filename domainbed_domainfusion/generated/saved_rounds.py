@@ -188,8 +188,8 @@ class SavedRounds:
                 yield tensors["images"], tensors["label"]
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"The run continues with the images of round {number}, but {folder} is not whole ({error}): put it back, "
-                "or delete the job's folder to train from the beginning."
+                f"The run continues with the images of round {number}, but {folder} is not whole ({error}): put it "
+                "back, or delete the job's folder to train from the beginning."
             ) from error
 
     @property

@@ -18,27 +18,54 @@ ROOT = Path(__file__).resolve().parents[2]
 WALL_TIMES = ("step_time", "mem_gb", "generation_seconds", "ld_seconds")
 
 
-def start(job: Path, data: Path, algorithm: str, moment: str = "none", resume: str = "0.0", **hparams):
-    """Start a job that is killed at `moment` (see `kill_at`). resume: the value of DOMAINFUSION_RESUME."""
-    arguments = tiny_folder.train_arguments(data, job, algorithm, **hparams)
-    command = [sys.executable, "-W", "ignore", "-m", "tests.resuming.kill_at", moment, f"{host.NAME}.scripts.train"]
-    paths = [str(ROOT), *([os.environ["DOMAINBED_DIR"]] if host.NAME == "domainbed" else []), *sys.path]
-    environment = {
-        **os.environ,
-        "DOMAINFUSION_RESUME": resume,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-    }
-    return subprocess.Popen(
-        [*command, *arguments], env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+class Runner:
+    """Runs jobs in forks of one process that has imported the slow libraries (`preloaded`)."""
 
+    def __init__(self, printed: Path):
+        """printed: a file for what each job prints."""
+        self.printed = printed
+        paths = [str(ROOT), *([os.environ["DOMAINBED_DIR"]] if host.NAME == "domainbed" else []), *sys.path]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        }
+        command = [sys.executable, "-W", "ignore", "-m", "tests.resuming.preloaded"]
+        self._process = subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
-def run(*arguments, **options) -> tuple[int, str]:
-    """`start`, and wait: (exit status, all that was printed)."""
-    process = start(*arguments, **options)
-    printed = process.communicate()[0]
-    return process.returncode, printed
+    def start(self, job: Path, data: Path, algorithm: str, moment: str = "none", resume: str = "0.0", **hparams) -> int:
+        """Start a job that is killed at `moment` (see `kill_at`); its process number.
+
+        resume: the value of DOMAINFUSION_RESUME. With "0.0" every update is followed by a checkpoint.
+        """
+        request = {
+            "moment": moment,
+            "script": f"{host.NAME}.scripts.train",
+            "arguments": tiny_folder.train_arguments(data, job, algorithm, **hparams),
+            "environment": {"DOMAINFUSION_RESUME": resume},
+            "printed": str(self.printed),
+        }
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def wait(self) -> tuple[int, str]:
+        """(exit status, negative for a signal; all that was printed) of the job that was started last."""
+        assert self._process.stdout
+        return int(self._process.stdout.readline()), self.printed.read_text(errors="replace")
+
+    def run(self, *arguments, **options) -> tuple[int, str]:
+        """`start` and `wait`."""
+        self.start(*arguments, **options)
+        return self.wait()
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def rows(job: Path) -> list[dict]:

@@ -25,12 +25,11 @@ MOMENTS = ("start", "update", "replay", "evaluation", "row", "checkpoint", "roun
 
 
 class Occasions:
-    """Calls the signal at the occasion that was asked for."""
+    """Sends the signal at the occasion that was asked for."""
 
     def __init__(self, moment: str):
-        name, number, *signals = (moment + ":1").split(":")[:3] if moment.count(":") < 2 else moment.split(":")
-        self.name, self.left = name, int(number or 1)
-        self.signal = getattr(signal, signals[0]) if signals and not signals[0].isdigit() else signal.SIGKILL
+        self.name, number, name = (moment.split(":") + ["SIGKILL"])[:3]
+        self.left, self.signal = int(number), getattr(signal, name)
 
     def come(self, name: str) -> bool:
         """Whether this is the occasion."""
@@ -107,13 +106,13 @@ def instrument(occasions: Occasions) -> None:
     torch.save, json.dumps = torn_save, torn_dumps
 
 
-def main() -> None:
-    moment, script, *arguments = sys.argv[1:]
+def run(moment: str, script: str, arguments: list[str]) -> None:
+    """Run one of the host's scripts as `python -m script arguments` does, and kill it at the moment."""
+    sys.argv = [script, *arguments]
     if moment != "none":
         instrument(Occasions(moment))
-    sys.argv = [script, *arguments]
     runpy.run_module(script, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(sys.argv[1], sys.argv[2], sys.argv[3:])
