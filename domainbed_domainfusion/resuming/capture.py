@@ -50,7 +50,7 @@ class Capture:
         if isinstance(value, torch.Generator):
             return {"generator": self.store(value.get_state())}
         if isinstance(value, WITH_STATE_DICT):
-            return {"state_dict": values.encode(state_dict_data(value), self.store)}
+            return {"state_dict": values.encode(state_dict_data(value), self.store), "class": type(value).__name__}
         if isinstance(value, dict):
             children = [[values.encode(key, self.store), self._node(each)] for key, each in value.items()]
             return {"items": [child for child in children if child[1] is not None]}
@@ -59,7 +59,8 @@ class Capture:
             return {"items": [child for child in children if child[1] is not None]}
         attributes = attributes_of(value)
         nodes = {name: self._node(each) for name, each in attributes.items()}
-        return {"object": {name: node for name, node in nodes.items() if node is not None}}
+        kept = {name: node for name, node in nodes.items() if node is not None}
+        return {"object": kept, "class": type(value).__name__}
 
 
 def attributes_of(value: Any) -> dict[str, Any]:

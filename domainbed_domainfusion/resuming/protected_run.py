@@ -24,7 +24,7 @@ from .model_files import ModelFiles
 from .own_state import RESUME_FOLDER, OwnState
 from .recorded_rows import RecordedRows
 from .replay import Replay, accuracy_record, update_record
-from .restore import Restore
+from .restore import restore
 from .stop_signals import StopSignals
 
 COPIES_OF_WEIGHTS = 4  # in a checkpoint: the weights, their gradients and the two moments of Adam
@@ -173,12 +173,9 @@ class ProtectedRun:
 
     def _restore(self, checkpoint: Checkpoint, replay: Replay, compute: Callable[[], dict]) -> None:
         content = checkpoint.content
-        missing = Restore(self._algorithm, content["tree"], checkpoint.tensors).missing
-        if missing:  # objects that the algorithm makes in its first update, as Fish its inner network
-            compute()
-            missing = Restore(self._algorithm, content["tree"], checkpoint.tensors).missing
+        missing = restore(self._algorithm, content["tree"], checkpoint.tensors, compute)
         if missing:
-            raise replay.refusal(f"the algorithm does not have its {missing[0]} yet")
+            raise replay.refusal(f"the algorithm's {missing[0]} cannot be made again")
         if isinstance(self._algorithm, OwnState):
             self._algorithm.load_resume_state(values.decode(content["own"], checkpoint.tensors.__getitem__))
         generators.set_state(zlib.decompress(base64.b64decode(content["generators"])))

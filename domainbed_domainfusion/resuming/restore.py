@@ -3,14 +3,29 @@
 Tensors, lists and dicts are changed in place, because optimizers and other objects refer to them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import values
-from .capture import MODULE_INTERNALS, WITH_STATE_DICT, Node
+from .capture import MODULE_INTERNALS, Capture, Node
+
+
+def restore(root: Any, tree: Node, tensors: Mapping[str, Tensor], first_update: Callable[[], Any]) -> list[str]:
+    """Put `tree` into `root`. Returns the captured objects that `root` still does not have.
+
+    Some algorithms make objects in their first update, as Fish its inner network. If any is missing, `root` gets its
+    own state back, makes that update, and is restored then.
+    """
+    built = Capture(root)
+    missing = Restore(root, tree, tensors).missing
+    if missing:
+        Restore(root, built.tree, built.tensors)
+        first_update()
+        missing = Restore(root, tree, tensors).missing
+    return missing
 
 
 class Restore:
@@ -33,7 +48,6 @@ class Restore:
         if "generator" in node:
             present.set_state(self._fetch(node["generator"]))
         elif "state_dict" in node:
-            assert isinstance(present, WITH_STATE_DICT), path
             present.load_state_dict({**present.state_dict(), **values.decode(node["state_dict"], self._fetch)})
         elif "items" in node:
             self._items(present, node["items"], path)
@@ -102,12 +116,12 @@ class Restore:
 
 
 def _fits(present: Any, node: Node) -> bool:
-    """Whether `present` can take up the node: data replaces data, objects need an object."""
+    """Whether `present` can take up the node: data replaces data, an object needs one of the same class."""
     if node is None or "data" in node:
         return True
     if "items" in node:
         return isinstance(present, (list, tuple, dict))
-    return not values.is_data(present)
+    return not values.is_data(present) and node.get("class") in (None, type(present).__name__)
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.resuming import generators
 from domainbed_domainfusion.resuming.capture import Capture
-from domainbed_domainfusion.resuming.restore import Restore
+from domainbed_domainfusion.resuming.restore import restore
 
 CLASSES, DOMAINS = 4, 3
 CHANNELS = 2 if host.NAME == "domainbed" else 1  # two, as ColoredMNIST has
@@ -49,9 +49,7 @@ def whole_and_restored(name: str, steps: int = 6, after: int = 3, **hparams):
     whole = (full_state(algorithm), results[after:], generators.state())
 
     other = build(name, **hparams)
-    if Restore(other, tree, tensors).missing:
-        other.update(batches[after], None)
-        assert not Restore(other, tree, tensors).missing
+    assert not restore(other, tree, tensors, lambda: other.update(batches[after], None))
     generators.set_state(state)
     results = train(other, batches[after:])
     return whole, (full_state(other), results, generators.state())

@@ -1,7 +1,8 @@
-"""A process that has imported the slow libraries once and forks a child for each job: `python -m tests.resuming.preloaded`.
+"""A process that has imported the slow libraries once and forks a child for each job.
 
-It reads one JSON object per line (moment, script, arguments, environment, printed: a file), and prints the child's
-process number and then its exit status, as `subprocess` gives it. The host and this package are imported by the child.
+`python -m tests.resuming.preloaded` reads one JSON object per line (moment, script, arguments, environment, printed: a
+file), and prints the child's process number and then its exit status, as `subprocess` gives it. The host and this
+package are imported by the child.
 """
 
 import json
