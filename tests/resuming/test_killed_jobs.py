@@ -1,0 +1,114 @@
+"""Kills and signals at every kind of moment; `make test-resume` runs this."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from domainbed_domainfusion.hosting import host
+
+from . import in_process, jobs
+
+#: Twelve updates, 30 evaluations, five rows, six saves, eleven checkpoints, twelve batches in four rounds.
+MOMENTS = [
+    "start:1",
+    "update:1",
+    "update:7",
+    "update:12",
+    "evaluation:4",
+    "evaluation:15",
+    "evaluation:30",
+    "row:1",
+    "row:3",
+    "row:5",
+    "checkpoint:1",
+    "checkpoint:6",
+    "checkpoint:11",
+    "save:2",
+    "save:6",
+]
+#: Some of the host's algorithms cannot run on a CPU.
+ALGORITHMS = ["ERM", "SAM", "AugMix", *(["Fish", "IRM", "Mixup", "MLDG", "DANN"] if host.NAME == "domainbed" else [])]
+
+
+def resumed(runner, data, job, algorithm, **hparams):
+    status, printed = runner.run(job, data, algorithm, **hparams)
+    assert status == 0, printed
+    return printed
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_once(runner, data, uninterrupted, tmp_path, moment):
+    assert runner.run(tmp_path, data, "SAM", moment)[0] == -9
+    resumed(runner, data, tmp_path, "SAM")
+    assert jobs.differences(uninterrupted("SAM"), tmp_path) == []
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_killed_twice_once_in_the_replay(runner, data, uninterrupted, tmp_path, algorithm):
+    assert runner.run(tmp_path, data, algorithm, "update:8")[0] == -9
+    assert runner.run(tmp_path, data, algorithm, "replay:5")[0] == -9
+    resumed(runner, data, tmp_path, algorithm)
+    assert jobs.differences(uninterrupted(algorithm), tmp_path) == []
+
+
+@pytest.mark.parametrize("keep", ["none", "last", "all"])
+@pytest.mark.parametrize("moment", ["round:2", "round:8", "checkpoint:4", "update:10", "row:4"])
+def test_domainfusion(runner, data, uninterrupted, tmp_path, moment, keep):
+    hparams = {"save_generated": keep}
+    assert runner.run(tmp_path, data, "DomainFusion", moment, **hparams)[0] == -9
+    resumed(runner, data, tmp_path, "DomainFusion", **hparams)
+    assert jobs.differences(uninterrupted("DomainFusion", **hparams), tmp_path) == []
+
+
+@pytest.mark.parametrize("algorithm", ["ERM", "DomainFusion"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2], ids=["SIGTERM", "SIGUSR2"])
+@pytest.mark.parametrize("seconds", [2.0, 3.5, 5.0])
+def test_a_signal_to_the_whole_job(runner, data, uninterrupted, tmp_path, algorithm, number, seconds):
+    """As a cluster sends it, loader workers included. The status is that of the signal."""
+    process = runner.start(tmp_path, data, algorithm, resume="on")
+    time.sleep(seconds)
+    os.killpg(process, number)
+    status, printed = runner.wait()
+    assert status in (0, -number, 128 + number), printed  # 0: it had ended; -number: it had not begun
+    assert "Traceback" not in printed
+    resumed(runner, data, tmp_path, algorithm)
+    assert jobs.differences(uninterrupted(algorithm), tmp_path) == []
+
+
+@pytest.mark.parametrize("moment", ["update:5:SIGTERM", "evaluation:20:SIGUSR2", "row:3:SIGTERM", "save:3:SIGUSR2"])
+def test_a_signal_makes_a_checkpoint_of_the_present_step(runner, data, uninterrupted, tmp_path, moment):
+    status, _ = runner.run(tmp_path, data, "ERM", moment, resume="on")
+    assert status == 128 + getattr(signal, moment.split(":")[2])
+    step = {"update": 4, "evaluation": 9, "row": 6, "save": 6}[moment.split(":")[0]]
+    assert f"Continued after step {step} from" in resumed(runner, data, tmp_path, "ERM")
+    assert jobs.differences(uninterrupted("ERM"), tmp_path) == []
+
+
+def test_the_step_time_of_the_first_row_is_not_that_of_the_replay(runner, data, tmp_path):
+    runner.run(tmp_path, data, "SAM", "update:6")
+    printed = resumed(runner, data, tmp_path, "SAM")
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert "Continued after step 4" in printed
+    row = next(row for row in rows if row["step"] == 6)
+    assert row["step_time"] > 0.5 * rows[-1]["step_time"]
+
+
+def test_every_algorithm_of_the_host_that_runs_here():
+    """In one process: captured, restored into a new one, and compared after more steps."""
+    outcomes = {}
+    for name in host.algorithms.ALGORITHMS:
+        if hasattr(getattr(host.algorithms, name), "class_names") or name in ("DomainFusion", "Synthetic"):
+            continue
+        try:
+            outcomes[name] = in_process.differences(*in_process.whole_and_restored(name))
+        except Exception as error:
+            outcomes[name] = [f"{type(error).__name__}: {error}"]
+    for name, found in outcomes.items():
+        print(f"{name}: {found or 'equal'}")
+    wrong = {
+        name: found for name, found in outcomes.items() if found and "CUDA" not in found[0] and "NVIDIA" not in found[0]
+    }
+    assert set(wrong) <= {"Fishr", "DiffusionClassifier", "TextToImageClassifier"}, wrong
