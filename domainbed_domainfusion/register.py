@@ -128,11 +128,15 @@ def _report_to_context() -> None:
 def _make_resumable() -> None:
     """If DOMAINFUSION_RESUME asks for it: checkpoints in train, and incomplete jobs taken up by sweep."""
     from .resuming import hooks, incomplete
-    from .sweeping import sweep_files
     from .sweeping.launchers import RESUMING
 
+    def jobs() -> list[Any]:
+        from .sweeping import sweep_files
+
+        return sweep_files.jobs_of_arguments(incomplete.sweep_arguments())
+
     hooks.protect_training()
-    incomplete.take_up_incomplete(lambda: sweep_files.jobs_of_arguments(incomplete.sweep_arguments()), RESUMING)
+    incomplete.take_up_incomplete(jobs, RESUMING)
 
 
 def _before_construction(cls: Any, call: Callable[[Any], None]) -> None:

@@ -18,9 +18,9 @@ def runner(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A data folder with TinyFolder, whose loaders have two workers."""
+    """A data folder with TinyFolder, whose loaders have workers."""
     folder = tmp_path_factory.mktemp("data")
-    tiny_folder.write(folder)
+    tiny_folder.write(folder, workers=2 if "KILL_TESTS" in os.environ else 1)
     return folder
 
 

@@ -23,7 +23,7 @@ def build(name: str, **hparams):
     return host.algorithms.get_algorithm_class(name)((CHANNELS, 28, 28), CLASSES, DOMAINS, values)
 
 
-def minibatches(steps: int, size: int = 8):
+def minibatches(steps: int, size: int = 4):
     generator = torch.Generator().manual_seed(2)
     return [
         [

@@ -85,7 +85,7 @@ print(asked, flush=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGTERM], ids=str)  # test_killed_jobs has SIGUSR2
 def test_a_signal_to_all_processes_of_a_job_asks_once_and_lets_the_step_end(number):
     """As a cluster sends it: to the training process and to its loader workers."""
     process = subprocess.Popen(

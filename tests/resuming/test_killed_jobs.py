@@ -2,14 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from domainbed_domainfusion.hosting import host
+from domainbed_domainfusion.resuming.job_lock import JobLock
+from domainbed_domainfusion.sweeping import host_scripts
 
-from . import in_process, jobs
+from . import in_process, jobs, tiny_folder
 
 #: Twelve updates, 30 evaluations, five rows, six saves, eleven checkpoints, twelve batches in four rounds.
 MOMENTS = [
@@ -112,3 +117,75 @@ def test_every_algorithm_of_the_host_that_runs_here():
         name: found for name, found in outcomes.items() if found and "CUDA" not in found[0] and "NVIDIA" not in found[0]
     }
     assert set(wrong) <= {"Fishr", "DiffusionClassifier", "TextToImageClassifier"}, wrong
+
+
+@pytest.fixture
+def copy(runner, data, tmp_path):
+    """The folder of an ERM that was killed after some checkpoints."""
+    assert runner.run(tmp_path / "job", data, "ERM", "update:6")[0] == -9
+    return tmp_path / "job"
+
+
+def test_changed_images_are_refused(runner, data, copy, tmp_path):
+    changed = shutil.copytree(data, tmp_path / "changed")
+    for picture in changed.rglob("*.png"):
+        shutil.copy(next((data / "tiny").rglob("*.png")), picture)
+    status, printed = runner.run(copy, changed, "ERM")
+    assert status == 1
+    assert "cannot be continued: step 0 gets another minibatch or other random numbers than then" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_job_that_is_being_trained_is_not_trained_twice(runner, data, copy):
+    lock = JobLock(copy / "resume")
+    rows = (copy / "results.jsonl").read_bytes()
+    status, printed = runner.run(copy, data, "ERM")
+    lock.release()
+    assert status == 1 and "is being trained already" in printed
+    assert (copy / "results.jsonl").read_bytes() == rows
+
+
+def test_a_done_job_stays_as_it_is(runner, data, copy):
+    (copy / "done").write_text("done")
+    rows = (copy / "results.jsonl").read_bytes()
+    status, printed = runner.run(copy, data, "ERM")
+    assert status == 0 and printed == f"The job in {copy} is done: nothing is left to train.\n"
+    assert (copy / "results.jsonl").read_bytes() == rows
+
+
+def test_a_sweep_that_was_killed_goes_on(data, tmp_path):
+    """The launcher and its jobs are killed; the same launch finishes all jobs, and no row comes twice."""
+    words = ["--datasets", "TinyFolder", "--algorithms", "SAM", "--single_test_envs", "--n_trials", "1"]
+    words += [
+        "--n_hparams",
+        "1",
+        "--steps",
+        "30",
+        "--hparams",
+        json.dumps(tiny_folder.HPARAMS),
+        "--data_dir",
+        str(data),
+    ]
+    words += ["--output_dir", str(tmp_path), "--command_launcher", "cores", "--skip_confirmation"]
+    command = [sys.executable, "-W", "ignore", "-m", f"{host.NAME}.scripts.sweep", "launch", *words]
+    paths = [str(jobs.ROOT), os.environ.get("DOMAINBED_DIR", ""), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **host_scripts.script_environment(),
+        "DOMAINFUSION_RESUME": "0.0",
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("*/resume/checkpoint-*.json")) and time.time() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1)
+    assert len(list(tmp_path.glob("*/done"))) < 3
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "incomplete jobs are taken up again." in ended.stdout
+    assert len(list(tmp_path.glob("*/done"))) == 3
+    for results in tmp_path.glob("*/results.jsonl"):
+        steps = [json.loads(line)["step"] for line in results.read_text().splitlines()]
+        assert steps == sorted(set(steps)) and steps[-1] == 29

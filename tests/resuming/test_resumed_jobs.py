@@ -6,8 +6,6 @@ import shutil
 import pytest
 import torch
 
-from domainbed_domainfusion.resuming.job_lock import JobLock
-
 from . import jobs
 
 
@@ -63,33 +61,6 @@ def test_another_runs_checkpoint_is_refused_in_one_sentence(runner, data, copy):
         "again, choose another output folder, or delete that folder to train from the beginning."
     )
     assert "Traceback" not in printed
-
-
-def test_changed_images_are_refused(runner, data, copy, tmp_path):
-    changed = shutil.copytree(data, tmp_path / "changed")
-    for picture in changed.rglob("*.png"):
-        shutil.copy(next((data / "tiny").rglob("*.png")), picture)
-    status, printed = runner.run(copy, changed, "ERM")
-    assert status == 1
-    assert "cannot be continued: step 0 gets another minibatch or other random numbers than then" in printed
-    assert "Traceback" not in printed
-
-
-def test_a_job_that_is_being_trained_is_not_trained_twice(runner, data, copy):
-    lock = JobLock(copy / "resume")
-    rows = (copy / "results.jsonl").read_bytes()
-    status, printed = runner.run(copy, data, "ERM")
-    lock.release()
-    assert status == 1 and "is being trained already" in printed
-    assert (copy / "results.jsonl").read_bytes() == rows
-
-
-def test_a_done_job_stays_as_it_is(runner, data, copy):
-    (copy / "done").write_text("done")
-    rows = (copy / "results.jsonl").read_bytes()
-    status, printed = runner.run(copy, data, "ERM")
-    assert status == 0 and printed == f"The job in {copy} is done: nothing is left to train.\n"
-    assert (copy / "results.jsonl").read_bytes() == rows
 
 
 def test_without_being_asked_nothing_is_kept(uninterrupted):

@@ -40,7 +40,7 @@ def write(data_dir: Path, workers: int = 2) -> None:
         "folder": "../tiny",
         "environments": list(ENVIRONMENTS),
         "class_names": list(CLASSES),
-        "image_size": 32,
+        "image_size": 16,
         "steps": 12,
         "checkpoint_freq": 3,
         "workers": workers,
