@@ -1,16 +1,17 @@
 """Kill jobs twice at moments that chance decides, and compare: `python -m tests.resuming.kill_driver --runs 30`.
 
 It prints a line for each run: the two moments, and whether the job ended as the uninterrupted one. With DOMAINBED_DIR
-it runs in that checkout. Exit status 1 if a run differs.
+it runs in a copy of that checkout. Exit status 1 if a run differs.
 """
 
 import argparse
-import os
 import random
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+from . import real_host
 
 #: name → how many occasions a whole run of TinyFolder has
 OCCASIONS = {"start": 1, "update": 12, "evaluation": 30, "row": 5, "checkpoint": 11, "save": 6}
@@ -24,13 +25,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--algorithms", nargs="+", default=["ERM", "SAM", "DomainFusion"])
     arguments = parser.parse_args()
-    if "DOMAINBED_DIR" in os.environ:
-        sys.path.insert(0, os.environ["DOMAINBED_DIR"])
-    from . import jobs, tiny_folder
-
     chance = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
+        real_host.use_checkout(base)
+        from . import jobs, tiny_folder  # which host runs us is decided here
+
         tiny_folder.write(base / "data")
         runner = jobs.Runner(base / "printed.txt")
         unequal = 0

@@ -14,7 +14,7 @@ from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.resuming.job_lock import JobLock
 from domainbed_domainfusion.sweeping import host_scripts
 
-from . import in_process, jobs, tiny_folder
+from . import jobs, tiny_folder
 
 #: Twelve updates, 30 evaluations, five rows, six saves, eleven checkpoints, twelve batches in four rounds.
 MOMENTS = [
@@ -34,8 +34,7 @@ MOMENTS = [
     "save:2",
     "save:6",
 ]
-#: Some of the host's algorithms cannot run on a CPU.
-ALGORITHMS = ["ERM", "SAM", "AugMix", *(["Fish", "IRM", "Mixup", "MLDG", "DANN"] if host.NAME == "domainbed" else [])]
+ALGORITHMS = ["ERM", "SAM", "AugMix"]
 
 
 def resumed(runner, data, job, algorithm, **hparams):
@@ -99,24 +98,6 @@ def test_the_step_time_of_the_first_row_is_not_that_of_the_replay(runner, data, 
     assert "Continued after step 4" in printed
     row = next(row for row in rows if row["step"] == 6)
     assert row["step_time"] > 0.5 * rows[-1]["step_time"]
-
-
-def test_every_algorithm_of_the_host_that_runs_here():
-    """In one process: captured, restored into a new one, and compared after more steps."""
-    outcomes = {}
-    for name in host.algorithms.ALGORITHMS:
-        if hasattr(getattr(host.algorithms, name), "class_names") or name in ("DomainFusion", "Synthetic"):
-            continue
-        try:
-            outcomes[name] = in_process.differences(*in_process.whole_and_restored(name))
-        except Exception as error:
-            outcomes[name] = [f"{type(error).__name__}: {error}"]
-    for name, found in outcomes.items():
-        print(f"{name}: {found or 'equal'}")
-    wrong = {
-        name: found for name, found in outcomes.items() if found and "CUDA" not in found[0] and "NVIDIA" not in found[0]
-    }
-    assert set(wrong) <= {"Fishr", "DiffusionClassifier", "TextToImageClassifier"}, wrong
 
 
 @pytest.fixture
