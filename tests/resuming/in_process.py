@@ -1,7 +1,7 @@
 """An algorithm of the host in this process: trained as a whole, or captured and restored into a new one.
 
-`python -m tests.resuming.in_process`, in an attached checkout, compares all of DomainBed's. Three need a GPU or an older
-torch, which it says.
+`python -m tests.resuming.in_process`, in an attached checkout, compares all of DomainBed's. Three need a GPU or an
+older torch, which it says.
 """
 
 import json
