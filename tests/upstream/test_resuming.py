@@ -1,10 +1,12 @@
 """Resuming inside the real DomainBed: every algorithm's state, and a killed job."""
 
+import re
+
 
 def test_every_algorithm_that_runs_on_a_cpu_goes_on_exactly(attached):
     """Captured after three steps, restored into a new one, and compared after six."""
     printed = attached.python("tests.resuming.in_process").stdout
-    lines = [line for line in printed.splitlines() if ": equal" in line or "NOT EQUAL" in line or "does not run" in line]
+    lines = [line for line in printed.splitlines() if re.match(r"\w+: (equal|NOT EQUAL|does not run)", line)]
     print("\n".join(lines))
     outcomes = dict(line.split(": ", 1) for line in lines)
     assert sum(outcome == "equal" for outcome in outcomes.values()) >= 34
