@@ -4,10 +4,10 @@
     generated/rounds/round-001/part-000.safetensors   up to IMAGES_PER_PART images with their keys, labels and choices
     generated/rounds/round-001/round.json             written last: it marks a complete round
 
-Without checkpoints (`resuming`) an interrupted job begins at step 0 again. A restarted run with the same identity reads the saved parts, and its
-result is the same as without the interruption. A part is used only if it comes from the same run, round and step, and
-from the same pixels. This helps if a cluster requeues the job's command. It does not help after the host's
-`sweep delete_incomplete`, because that removes the job folder together with the saved rounds.
+Without checkpoints (`resuming`) an interrupted job begins at step 0 again. A restarted run with the same identity reads
+the saved parts, and its result is the same as without the interruption. A part is used only if it comes from the same
+run, round and step, and from the same pixels. This helps if a cluster requeues the job's command. It does not help
+after the host's `sweep delete_incomplete`, because that removes the job folder together with the saved rounds.
 """
 
 import hashlib
