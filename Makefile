@@ -3,7 +3,7 @@ PYTHON ?= python3
 STAMP := .venv/installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart check test coverage test-lowest check-sweeps test-upstream checkout-named docs benchmark benchmark-gpu clean
+.PHONY: quickstart check test coverage test-lowest check-sweeps test-resume test-upstream checkout-named docs benchmark benchmark-gpu clean
 
 quickstart: $(STAMP)
 	.venv/bin/domainfusion quickstart
@@ -24,6 +24,12 @@ coverage:
 # The suite on the oldest versions that setup.cfg allows. They exist for Python 3.10 and 3.11: PYTHON=python3.11.
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest
+
+# Jobs that are killed at every kind of moment, then thirty that are killed twice where chance decides: half an hour.
+# With DOMAINBED_DIR=<a checkout that is attached> in that host.
+test-resume: $(STAMP)
+	KILL_TESTS=1 .venv/bin/python -m pytest -s tests/resuming
+	.venv/bin/python -m tests.resuming.kill_driver --runs 30
 
 # Every file in sweeps/: known names, hparams in range, as many jobs as it states.
 check-sweeps: $(STAMP)

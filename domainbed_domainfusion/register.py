@@ -31,6 +31,7 @@ def register() -> None:
     from .hosting import checks
 
     checks.check_command_line()
+    _make_resumable()
 
 
 def print_input_errors_as_sentences() -> None:
@@ -139,6 +140,20 @@ def _report_to_context() -> None:
     _before_init(datasets.MultipleEnvironmentImageFolder, image_folder)
     _before_init(loaders.InfiniteDataLoader, training_loader)
     _before_init(loaders.FastDataLoader, evaluation_loader)
+
+
+def _make_resumable() -> None:
+    """If DOMAINFUSION_RESUME asks for it: checkpoints in train, and incomplete jobs taken up by sweep."""
+    from .resuming import hooks, incomplete
+    from .sweeping.launchers import RESUMING
+
+    def jobs() -> list[Any]:
+        from .sweeping import sweep_files
+
+        return sweep_files.jobs_of_arguments(incomplete.sweep_arguments())
+
+    hooks.protect_training()
+    incomplete.take_up_incomplete(jobs, RESUMING)
 
 
 def _before_construction(cls: Any, call: Callable[[Any], None]) -> None:

@@ -146,13 +146,16 @@ def test_quickstart_sweeps_collects_and_reports(monkeypatch, tmp_path, capsys, d
     assert f"{tmp_path}/report.html\nwritten after 0.0 minutes" in capsys.readouterr().out
 
 
-def test_quickstart_continues_after_an_interruption(monkeypatch, tmp_path):
+@pytest.mark.parametrize("resume, verbs", [("", ["launch"]), ("off", ["delete_incomplete", "launch"])])
+def test_quickstart_continues_after_an_interruption(monkeypatch, tmp_path, resume, verbs):
+    """The launcher cores takes up incomplete jobs, unless resuming is off."""
+    monkeypatch.setenv("DOMAINFUSION_RESUME", resume)
     calls = []
     monkeypatch.setattr(quickstart, "run_host_script", lambda script, arguments: calls.append(arguments[0]) or 0)
     monkeypatch.setattr(report, "write", lambda folder, output: [output])
     (tmp_path / "sweep").mkdir()
     quickstart.quickstart(tmp_path)
-    assert calls == ["delete_incomplete", "launch", "--input_dir"]
+    assert calls == [*verbs, "--input_dir"]
 
 
 def test_quickstart_writes_the_page_and_returns_the_status_when_jobs_failed(monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ FLOORS = (
     ("errors", "files", "pixels", "seeding", "stopwatch"),
     ("pocket",),
     ("hosting", "diffusion"),
-    ("generated", "data"),
+    ("generated", "data", "resuming"),
     ("algorithms",),
     ("runs",),
     ("report",),

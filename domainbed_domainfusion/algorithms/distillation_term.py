@@ -81,6 +81,19 @@ class DistillationTerm:
         value, a = (each[rows.cpu()].to(confidence) for each in (self._round_values, self._round_slopes))
         return self._term(value, a, confidence, confidence, step=None)
 
+    def resume_state(self) -> dict[str, Any]:
+        """Plain data from which `load_resume_state` continues: the round's coefficients and the counts of images."""
+        return {
+            "values": self._round_values,
+            "slopes": self._round_slopes,
+            "seen": self._seen,
+            "not_finite": self._not_finite,
+        }
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        self._round_values, self._round_slopes = state["values"], state["slopes"]
+        self._seen, self._not_finite = state["seen"], state["not_finite"]
+
     def _coefficients(self, images: Tensor, labels: Tensor, p: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         return self.distillation.coefficients(images, labels, p, seeds, self.hparams["ld_stratified"])
 

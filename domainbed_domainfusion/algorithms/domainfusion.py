@@ -5,6 +5,7 @@ Read `DomainFusion.update` beside the paper's Algorithm 1: the comments give its
 """
 
 import math
+import os
 import warnings
 from functools import partial
 from typing import Any
@@ -28,6 +29,8 @@ from ..hosting.context import InSplit
 from ..hosting.held_out_ldm import with_ldm_of_this_process
 from ..hosting.ld_presets import with_ld_preset
 from ..pixels import PixelRange
+from ..resuming import switch
+from ..resuming.own_state import RESUME_FOLDER
 from ..stopwatch import Stopwatch
 from .distillation_term import DistillationTerm, Term, gradient_ratio, without_distillation
 
@@ -223,7 +226,7 @@ class DomainFusion(host.algorithms.ERM):
             gallery=gallery,
             prompts=generation.prompts if generation.cache else None,
         )
-        if self.uses_generated and run.output_dir and run.in_splits and self.hparams["save_generated"] != "none":
+        if self.uses_generated and run.output_dir and run.in_splits:
             dataset.saved = self._saved_rounds(run.output_dir, run.in_splits, dataset, generation)
         if self.uses_generated and run.in_splits:
             dataset.check_space(sum(self.generates_at(step) for step in range(self.total_steps)))
@@ -231,16 +234,45 @@ class DomainFusion(host.algorithms.ERM):
 
     def _saved_rounds(
         self, output_dir: str, in_splits: list[InSplit], dataset: GenerateDataset, generation: Generation
-    ) -> SavedRounds:
+    ) -> SavedRounds | None:
+        """As save_generated says. A job with checkpoints needs its rounds on the disk as long as it trains."""
+        keep, resumes = self.hparams["save_generated"], switch.minutes() is not None
+        if keep == "none" and not resumes:
+            return None
         device = next(self.parameters()).device
         sources = sources_of(in_splits, dataset.keys, self.class_names, generation.prompts)
         return SavedRounds(
-            output_dir,
+            output_dir if keep != "none" else os.path.join(output_dir, RESUME_FOLDER),
             run_identity(self.hparams, device),
             sources,
-            self.hparams["save_generated"],
+            keep if keep != "none" else "last",
             partial(weights_digest, self.network),
+            spare=1 if resumes else 0,
         )
+
+    def resume_state(self) -> dict[str, Any]:
+        """Plain data of what `__getstate__` leaves out; see `resuming.own_state`."""
+        if self.generate_dataset is None or self.ld_term is None:
+            return {}
+        return {"dataset": self.generate_dataset.resume_state(), "ld_term": self.ld_term.resume_state()}
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """Take up `resume_state`'s data at the start of step `self.step`."""
+        if not state:
+            return
+        self.load_diffusion(next(self.parameters()).device)
+        assert self.generate_dataset is not None and self.ld_term is not None
+        self.ld_term.load_resume_state(state["ld_term"])
+        self.generate_dataset.load_resume_state(state["dataset"], self.step)
+
+    def expensive_results(self) -> int:
+        """The number of rounds: a checkpoint follows each."""
+        return self.generate_dataset.rounds if self.generate_dataset is not None else 0
+
+    def training_ended(self) -> None:
+        """The job is done and will not be continued: delete what it kept for that beside its checkpoints."""
+        if self.generate_dataset is not None and self.generate_dataset.saved is not None:
+            self.generate_dataset.saved.delete_spare()
 
     def __getstate__(self) -> dict:
         """Copies and pickles hold the classifier, but neither φ nor the generate-dataset."""

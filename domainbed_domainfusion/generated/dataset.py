@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .. import pixels
+from ..errors import InputError
 from ..hosting import host
 from ..hosting.context import InSplit
 from ..seeding import generator_of, seed_of
@@ -79,6 +80,7 @@ class GenerateDataset:
         self.gallery, self.saved, self.prompts = gallery, saved, prompts
         self.seconds_saved = 0.0  # generation time of those images of the last round that were read from disk
         self.rounds = 0
+        self.round_steps: list[int] = []  # the step of each round
         self.keys: list[Key] = []  # row → key
         self.rows: list[range] = []  # in-split → its rows
         self._choose_keys()
@@ -149,6 +151,7 @@ class GenerateDataset:
                 store.images[here], self.labels[here] = part.images, part.labels
                 content[here], style[here] = part.content, part.style
         self._store, self.rounds = store, number
+        self.round_steps.append(step)
         if self.saved:
             self.saved.finish(number, step, len(parts), len(self.keys))
         if self.gallery is not None:
@@ -243,6 +246,44 @@ class GenerateDataset:
             minibatches = [next(loader) for loader, rows in zip(self._loaders, self.rows) if rows]
         x, y, rows = (torch.cat(parts) for parts in zip(*minibatches))
         return x, y, rows
+
+    def resume_state(self) -> dict[str, Any]:
+        """Plain data from which `load_resume_state` continues. The images are not in it: `saved` has written them.
+
+        Raises InputError if the images of the last round are not on the disk.
+        """
+        if self.rounds and (self.saved is None or not self.saved.all_saved):
+            raise InputError("The generated images could not be saved, so no checkpoint can refer to them.")
+        return {
+            "round_steps": list(self.round_steps),
+            "seconds_saved": self.seconds_saved,
+            "gallery": self.gallery.resume_state() if self.gallery is not None else None,
+        }
+
+    def load_resume_state(self, state: dict[str, Any], step: int) -> None:
+        """Become what the dataset was at the start of `step`: the last round's images, and loaders as far as they were.
+
+        The loaders are built as in the first round. All minibatches since then are drawn again, because the random
+        numbers of the loader workers cannot be saved. Raises InputError if the round's files are not whole.
+        """
+        self.seconds_saved = state["seconds_saved"]
+        if self.gallery is not None and state["gallery"] is not None:
+            self.gallery.load_resume_state(state["gallery"])
+        if not state["round_steps"]:
+            return
+        assert self.saved is not None
+        store, row = ImageStore(len(self.keys), self.size, self.folder), 0
+        for images, labels in self.saved.images_and_labels(len(state["round_steps"])):
+            here = slice(row, row + len(images))
+            store.images[here], self.labels[here] = images, labels
+            row += len(images)
+        self._store = store
+        for past in range(state["round_steps"][0], step):
+            if past in state["round_steps"]:
+                self.rounds += 1
+                self._update_loaders(store)
+            self.minibatch(past)
+        self.round_steps = list(state["round_steps"])
 
 
 def uses_generated(hparams: dict) -> bool:

@@ -63,6 +63,19 @@ class Gallery:
         self._mixed += int((content != style).sum())
         self._write_index()
 
+    def resume_state(self) -> dict[str, Any]:
+        """Plain data from which `load_resume_state` continues. The pictures are files already."""
+        return {
+            "entries": self._entries,
+            "content": dict(self._content),
+            "style": dict(self._style),
+            "mixed": self._mixed,
+        }
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        self._entries, self._mixed = state["entries"], state["mixed"]
+        self._content, self._style = Counter(state["content"]), Counter(state["style"])
+
     def _followed_rows(self, dataset: "GenerateDataset") -> list[int]:
         """The first rows of every domain."""
         return [row for rows in dataset.rows for row in rows[: self.per_domain]]

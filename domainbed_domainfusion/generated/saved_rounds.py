@@ -4,10 +4,10 @@
     generated/rounds/round-001/part-000.safetensors   up to IMAGES_PER_PART images with their keys, labels and choices
     generated/rounds/round-001/round.json             written last: it marks a complete round
 
-The host restarts an interrupted job at step 0. A restarted run with the same identity reads the saved parts, and its
-result is the same as without the interruption. A part is used only if it comes from the same run, round and step, and
-from the same pixels. This helps if a cluster requeues the job's command. It does not help after the host's
-`sweep delete_incomplete`, because that removes the job folder together with the saved rounds.
+Without checkpoints (`resuming`) an interrupted job begins at step 0 again. A restarted run with the same identity reads
+the saved parts, and its result is the same as without the interruption. A part is used only if it comes from the same
+run, round and step, and from the same pixels. This helps if a cluster requeues the job's command. It does not help
+after the host's `sweep delete_incomplete`, because that removes the job folder together with the saved rounds.
 """
 
 import hashlib
@@ -70,6 +70,8 @@ class SavedRounds:
         identity: everything that the generated images depend on, as plain JSON values; see `identity.run_identity`.
         sources: the names that `generate --run` needs, as plain JSON values; see `identity.sources_of`.
         keep: "all" rounds, or only the "last". With "all" an interrupted run resumes without generating again.
+        spare: complete rounds that keep "last" leaves beside the last one. A run with checkpoints needs one, because
+            its last checkpoint may be older than its last round.
         classifier: returns the digest of θ's current state. If a saved part has another digest, one line is printed and
             the part is used: sums on a GPU are not repeatable bit for bit.
 
@@ -84,9 +86,10 @@ class SavedRounds:
         sources: dict[str, Any],
         keep: str,
         classifier: Callable[[], str],
+        spare: int = 0,
     ):
         self.folder = Path(job_folder, "generated", "rounds")
-        self.keep, self.classifier = keep, classifier
+        self.keep, self.classifier, self.spare = keep, classifier, spare
         self._run_digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._writes = True
         self._classifier_difference_printed = False
@@ -105,7 +108,8 @@ class SavedRounds:
         Parts that are already saved are not counted again. beside: bytes on this disk for the image store.
         """
         round_bytes = images * (3 * size * size + 64)
-        last_bytes = round_bytes * min(rounds, 2)  # with "last": a round is complete before the previous one is deleted
+        # with "last": a round is complete before an earlier one is deleted
+        last_bytes = round_bytes * min(rounds, 2 + self.spare)
         needed = round_bytes * rounds if self.keep == "all" else last_bytes
         needed -= sum(path.stat().st_size for path in self.folder.rglob("*.safetensors"))
         needed += beside
@@ -161,9 +165,42 @@ class SavedRounds:
         record = {"round": number, "step": step, "parts": parts, "images": images}
         self._write(folder / "round.json", json.dumps(record))
         if self.keep == "last" and self._writes:
-            for other in _round_folders(self.folder):
-                if _round_number(other) < number:
-                    shutil.rmtree(other)
+            self._delete_before(number - self.spare)
+
+    def delete_spare(self) -> None:
+        """The run has ended: with keep "last", delete all rounds but the last one."""
+        complete = [_round_number(path) for path in _round_folders(self.folder) if (path / "round.json").is_file()]
+        if self.keep == "last" and complete:
+            self._delete_before(max(complete))
+
+    def images_and_labels(self, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """((n, 3, S, S) uint8, (n,) labels) of each part of a complete round of this run, in the order of the rows.
+
+        Raises InputError if the round has not been saved whole or is another run's.
+        """
+        folder = self._path(number, 0).parent
+        try:
+            parts = json.loads((folder / "round.json").read_text())["parts"]
+            for part in range(parts):
+                tensors, metadata = read_part(self._path(number, part))
+                if json.loads(metadata["made"])[:2] != [self._run_digest, number]:
+                    raise ValueError("is another run's")
+                yield tensors["images"], tensors["label"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"The run continues with the images of round {number}, but {folder} is not whole ({error}): put it "
+                "back, or delete the job's folder to train from the beginning."
+            ) from error
+
+    @property
+    def all_saved(self) -> bool:
+        """Whether nothing has been lost so far because the disk was full."""
+        return self._writes
+
+    def _delete_before(self, number: int) -> None:
+        for other in _round_folders(self.folder):
+            if _round_number(other) < number:
+                shutil.rmtree(other)
 
     def _path(self, number: int, part: int) -> Path:
         return self.folder / f"round-{number:03d}" / f"part-{part:03d}.safetensors"

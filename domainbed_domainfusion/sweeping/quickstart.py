@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..hosting.checks import check_attached
 from ..pocket.digit_styles import load_images
+from ..resuming import switch
 from .host_scripts import run_host_script
 
 QUICKSTART_ALGORITHMS = ("ERM", "SAM", "DomainFusion")
@@ -25,8 +26,8 @@ QUICKSTART_HPARAMS = {
 def quickstart(output_dir: Path, data_dir: Path | None = None, n_trials: int = 1) -> int:
     """Run the three algorithms on the four environments, print the host's table and write `report.html`.
 
-    Finished jobs are kept: a second run continues after an interruption, or adds trials. Jobs go to
-    `output_dir/sweep`, data to `data_dir` (default `output_dir/data`).
+    Finished jobs are kept and interrupted ones continued: a second run goes on after an interruption, or adds trials.
+    Jobs go to `output_dir/sweep`, data to `data_dir` (default `output_dir/data`).
     Returns 0, or the sweep's status if a job failed. The page is written even then, and names the failed jobs. Only a
     sweep that never started gets no page. Raises InputError in a DomainBed checkout that is not attached.
     """
@@ -37,7 +38,7 @@ def quickstart(output_dir: Path, data_dir: Path | None = None, n_trials: int = 1
     sweep_dir, data_dir = output_dir / "sweep", data_dir or output_dir / "data"
     load_images(str(data_dir))  # renders the images once, before several jobs start and each does it
     arguments = sweep_arguments(sweep_dir, data_dir, n_trials)
-    if sweep_dir.exists():
+    if sweep_dir.exists() and switch.is_off():  # else the launch takes up incomplete jobs
         run_host_script("sweep", ["delete_incomplete", *arguments])
     status = run_host_script("sweep", ["launch", *arguments])
     if not sweep_dir.exists():

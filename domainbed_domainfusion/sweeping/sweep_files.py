@@ -74,6 +74,11 @@ def jobs_of(given: argparse.Namespace) -> list[Any]:
     return [sweep.Job(args, given.output_dir) for args in args_list]
 
 
+def jobs_of_arguments(arguments: Sequence[str]) -> list[Any]:
+    """The jobs that the host's sweep makes of its arguments, as its own `Job` objects with their present states."""
+    return jobs_of(parser().parse_args(list(arguments)))
+
+
 @dataclass(frozen=True)
 class SweepFile:
     """A sweep file that was read and passed all checks."""

@@ -64,8 +64,7 @@ def test_failed_jobs_are_named_with_the_last_line_of_their_error(four_cores, tmp
             ]
         )
     assert str(raised.value) == (
-        "2 of 3 jobs failed; mend the cause, remove their folders with the sweep's delete_incomplete, and launch "
-        "again:\n"
+        "2 of 3 jobs failed; mend the cause and launch again, which continues them (delete_incomplete removes them):\n"
         f"  SAM PACS test_envs 2 3 in {tmp_path}/a: ValueError: too small\n"
         f"  SAM PACS test_envs 2 3 in {tmp_path}/b: gone"
     )

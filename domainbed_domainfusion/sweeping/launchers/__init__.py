@@ -8,3 +8,6 @@ from collections.abc import Callable
 from . import cores
 
 LAUNCHERS: dict[str, Callable[[list[str]], None]] = {"cores": cores.launch}
+
+#: Launchers whose jobs have checkpoints without being asked; see `resuming.switch`.
+RESUMING = ("cores",)

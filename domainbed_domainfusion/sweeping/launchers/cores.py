@@ -14,6 +14,7 @@ import joblib
 from tqdm import tqdm
 
 from ...errors import InputError
+from ...resuming import switch
 from ..host_scripts import command_options, script_environment
 
 JOBS_VARIABLE = "DOMAINFUSION_JOBS"
@@ -29,12 +30,14 @@ def launch(commands: list[str]) -> None:
     Two parallel single-threaded trainings of a small model are faster than two successive ones with two threads.
     As many jobs run at a time as there are cores. The environment variable DOMAINFUSION_JOBS lowers that number, for
     a machine with little memory. Each job prints to its own out.txt and err.txt, and one bar shows the progress of all.
+    The jobs have checkpoints (`resuming`), unless DOMAINFUSION_RESUME is off.
 
     If jobs failed, this raises InputError after all have ended, with the last line of each failed job's err.txt.
     """
     if not commands:
         return
     at_a_time, environment = cores_conditions(len(commands))
+    environment.update(switch.environment())
     waiting = [_Job(command) for command in commands]
     jobs = list(waiting)
     running: list[_Job] = []
@@ -173,8 +176,8 @@ def _report_failures(jobs: list[_Job]) -> None:
             f"  {job} in {job.options.get('output_dir', 'no folder')}: {job.last_error()}" for job in failed
         )
         raise InputError(
-            f"{len(failed)} of {len(jobs)} jobs failed; mend the cause, remove their folders with the "
-            f"sweep's delete_incomplete, and launch again:\n{named}"
+            f"{len(failed)} of {len(jobs)} jobs failed; mend the cause and launch again, which continues them "
+            f"(delete_incomplete removes them):\n{named}"
         )
 
 

@@ -1,0 +1,68 @@
+"""Kill jobs twice at moments that chance decides, and compare: `python -m tests.resuming.kill_driver --runs 30`.
+
+It prints a line for each run: the two moments, and whether the job ended as the uninterrupted one. With DOMAINBED_DIR
+it runs in a copy of that checkout. Exit status 1 if a run differs.
+"""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from . import real_host
+
+#: name → how many occasions a whole run of TinyFolder has
+OCCASIONS = {"start": 1, "update": 12, "evaluation": 30, "row": 5, "checkpoint": 11, "save": 6}
+DOMAINFUSION = {"round": 12}
+AGAIN = {"replay": 8}  # a second run has these too
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--algorithms", nargs="+", default=["ERM", "SAM", "DomainFusion"])
+    arguments = parser.parse_args()
+    chance = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        real_host.use_checkout(base)
+        from . import jobs, tiny_folder  # which host runs us is decided here
+
+        tiny_folder.write(base / "data")
+        runner = jobs.Runner(base / "printed.txt")
+        unequal = 0
+        for number in range(arguments.runs):
+            algorithm = arguments.algorithms[number % len(arguments.algorithms)]
+            hparams = {"save_generated": chance.choice(["none", "last", "all"])} if algorithm == "DomainFusion" else {}
+            whole = base / "-".join(["whole", algorithm, *hparams.values()])
+            if not whole.exists():
+                runner.run(whole, base / "data", algorithm, resume="off", **hparams)
+            first = _moment(chance, algorithm, {})
+            second = _moment(chance, algorithm, AGAIN)
+            job = base / "job"
+            statuses = [runner.run(job, base / "data", algorithm, moment, **hparams)[0] for moment in (first, second)]
+            status, printed = runner.run(job, base / "data", algorithm, **hparams)
+            found = jobs.differences(whole, job) if status == 0 else [printed[-2000:]]
+            unequal += bool(found)
+            moments = [
+                f"{moment}{'' if status else ' (not reached)'}" for moment, status in zip((first, second), statuses)
+            ]
+            outcome = f"NOT EQUAL: {', '.join(found)}" if found else "equal"
+            print(f"{number + 1:3} {algorithm:12} killed at {moments[0]:16} and {moments[1]:28} {outcome}", flush=True)
+            shutil.rmtree(job)
+        runner.close()
+    print(f"{arguments.runs - unequal} of {arguments.runs} runs equal")
+    return 1 if unequal else 0
+
+
+def _moment(chance: random.Random, algorithm: str, others: dict[str, int]) -> str:
+    occasions = {**OCCASIONS, **(DOMAINFUSION if algorithm == "DomainFusion" else {}), **others}
+    name = chance.choice(sorted(occasions))
+    return f"{name}:{chance.randint(1, occasions[name])}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
