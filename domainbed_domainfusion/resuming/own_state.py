@@ -4,6 +4,8 @@ from typing import Any, Protocol, runtime_checkable
 
 #: In the job's folder, for all that a job needs to be continued. It is removed when the job is done.
 RESUME_FOLDER = "resume"
+#: With these words a job says that it goes on; `sweep status` counts them.
+CONTINUED = "Continued after step"
 
 
 @runtime_checkable

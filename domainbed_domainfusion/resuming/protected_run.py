@@ -21,7 +21,7 @@ from .checkpoints import Checkpoint
 from .fingerprint import difference, fingerprint
 from .job_lock import JobLock
 from .model_files import ModelFiles
-from .own_state import RESUME_FOLDER, OwnState
+from .own_state import CONTINUED, RESUME_FOLDER, OwnState
 from .recorded_rows import RecordedRows
 from .replay import Replay, accuracy_record, update_record
 from .restore import restore
@@ -162,7 +162,7 @@ class ProtectedRun:
             self._replay = self._target = None
             self._mark_update()
             self._saved_at, self._expensive = time.monotonic(), self._expensive_results()
-            print(f"Continued after step {self.updates - 1} from the checkpoint in {self.folder}.")
+            print(f"{CONTINUED} {self.updates - 1} from the checkpoint in {self.folder}.")
         return result
 
     def _drop_replayed(self, replay: Replay) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError, unknown_name
 from ..hosting import checks, host
-from . import host_scripts, sweep_files
+from . import host_scripts, status, sweep_files
 
 VERBS = ("launch", "delete_incomplete")
 FILE_OPTIONS = ("--dry-run", "--check")
@@ -24,6 +24,7 @@ usage: domainfusion sweep launch|delete_incomplete ARGUMENTS
        domainfusion sweep delete_incomplete FILE --data_dir D --output_dir O --command_launcher L [ARGUMENTS]
        domainfusion sweep --dry-run FILE [ARGUMENTS]
        domainfusion sweep --check FILE [FILE ...] [--data_dir D]
+       domainfusion sweep status OUT [--json] [--watch]
 
 Without a FILE this is the host's own sweep, and ARGUMENTS reach it as they are. FILE is a sweep file: one or more
 sweeps as plain text, for example sweeps/pacs-resnet50.txt.
@@ -33,6 +34,8 @@ sweeps as plain text, for example sweeps/pacs-resnet50.txt.
   --dry-run FILE          prints the host's equivalent commands and all jobs; launches nothing
   --check FILE            checks every name, hparam and job count; status 0 if all files are right, else 1.
                           With --data_dir it also knows the datasets that `domainfusion data add` described there
+  status OUT              what has become of each job in the output folder OUT: done, running at a step, stopped and
+                          why; --watch looks again every few seconds until none runs
 
 ARGUMENTS after a FILE override the file's own: `--n_hparams 1 --n_trials 1` is a cheap try."""
 
@@ -45,6 +48,8 @@ def sweep(words: Sequence[str]) -> int:
     if for_file and {"-h", "--help"} & set(rest):
         print(HELP)
         return 0
+    if first == "status":
+        return _status(rest)
     if first in FILE_OPTIONS and not has_file:
         raise InputError(
             f"`domainfusion sweep {first}` needs a sweep file: name one, for example sweeps/pacs-resnet50.txt."
@@ -65,6 +70,15 @@ def _files_to_check(words: list[str]) -> list[Path]:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--data_dir", help="read when the plugin is imported: `data.own_datasets`")
     return parser.parse_args(words).files
+
+
+def _status(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="domainfusion sweep status")
+    parser.add_argument("output_dir", type=Path, help="the --output_dir of a sweep")
+    parser.add_argument("--json", action="store_true", help="one JSON array of all jobs instead of the table")
+    parser.add_argument("--watch", action="store_true", help="look again every few seconds until no job runs or waits")
+    arguments = parser.parse_args(words)
+    return status.show(arguments.output_dir, arguments.json, arguments.watch)
 
 
 def dry_run(path: Path, extra: Sequence[str]) -> int:

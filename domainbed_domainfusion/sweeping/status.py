@@ -1,0 +1,174 @@
+"""`domainfusion sweep status OUT`: what has become of each job of a sweep, from its files alone.
+
+Nothing is imported of the host and nothing is written, so it can be asked while the sweep runs, also on another
+machine that shares the folder.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..resuming.job_lock import is_held
+from ..resuming.own_state import CONTINUED, RESUME_FOLDER
+
+DONE, RUNNING, STOPPED, WAITING, UNKNOWN = "done", "running", "stopped", "waiting", "unknown"
+#: In the order of the table's columns.
+STATES = {
+    DONE: "finished",
+    RUNNING: "a process trains it now",
+    STOPPED: "begun, not finished, and no process trains it",
+    WAITING: "its turn has not come: the folder is empty",
+    UNKNOWN: "begun and not finished, without checkpoints: whether a process trains it cannot be told",
+}
+TAIL_BYTES = 65536
+SECONDS = 10  # between two looks with --watch
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One job folder."""
+
+    folder: str
+    state: str  # a key of STATES
+    algorithm: str = "?"  # "?" until the job has written a result row
+    dataset: str = "?"
+    test_envs: tuple[int, ...] = ()
+    trial: int | None = None
+    step: int | None = None  # the last one that is known to have been made
+    continued: int = 0  # how many times it was taken up after an interruption
+    last_error: str = ""  # the last line of err.txt, of a job that has stopped
+
+    def line(self) -> str:
+        """E.g. `running  DomainFusion on PACS, test_envs 3, trial 0: step 4120, continued once`."""
+        name = self.folder
+        if self.algorithm != "?":
+            tests = " ".join(map(str, self.test_envs))
+            name = f"{self.algorithm} on {self.dataset}, test_envs {tests}, trial {self.trial}"
+        parts = [f"step {self.step}"] if self.step is not None else []
+        if self.continued:
+            parts.append("continued once" if self.continued == 1 else f"continued {self.continued} times")
+        if self.last_error:
+            parts.append(f"last line of err.txt: {self.last_error}")
+        return f"{self.state:<8} {name}{': ' if parts else ''}{', '.join(parts)}"
+
+
+def status(output_dir: Path) -> list[JobStatus]:
+    """The status of each job in a sweep's --output_dir. Raises InputError if there is none."""
+    if not output_dir.is_dir():
+        raise InputError(f"No sweep folder at {output_dir}: give the --output_dir of a sweep.")
+    folders = sorted(Path(entry.path) for entry in os.scandir(output_dir) if entry.is_dir())
+    jobs = [_job(folder) for folder in folders if _is_job(folder)]
+    if not jobs:
+        raise InputError(f"No job in {output_dir}: a sweep's --output_dir holds one folder per job.")
+    return jobs
+
+
+def show(output_dir: Path, as_json: bool = False, watch: bool = False) -> int:
+    """Print the status, with `watch` again and again until no job runs or waits. Returns 0."""
+    while True:
+        jobs = status(output_dir)
+        if as_json:
+            print(json.dumps([asdict(job) for job in jobs], indent=2))
+        else:
+            if watch and sys.stdout.isatty():
+                print("\033[2J\033[H", end="")  # clear the screen
+            print(text(jobs), flush=True)
+        if not watch or not any(job.state in (RUNNING, WAITING, UNKNOWN) for job in jobs):
+            return 0
+        time.sleep(SECONDS)
+
+
+def text(jobs: Sequence[JobStatus]) -> str:
+    """A table of the numbers of jobs, then a line for each job that is neither done nor waiting."""
+    counts = Counter((job.dataset, job.algorithm, job.state) for job in jobs)
+    states = [state for state in STATES if any(job.state == state for job in jobs)]
+    lines = ["".join([f"{'':<32}", *(f"{state:>10}" for state in states)])]
+    for dataset, algorithm in sorted({(job.dataset, job.algorithm) for job in jobs}):
+        name = "not begun, or no row yet" if algorithm == "?" else f"{dataset} {algorithm}"
+        lines.append("".join([f"{name:<32}", *(f"{counts[dataset, algorithm, state]:>10,}" for state in states)]))
+    total = Counter(job.state for job in jobs)
+    lines.append("".join([f"{'all':<32}", *(f"{total[state]:>10,}" for state in states)]))
+    begun = sorted((job for job in jobs if job.state in (RUNNING, STOPPED, UNKNOWN)), key=lambda job: job.state)
+    return "\n".join([*lines, *(job.line() for job in begun)])
+
+
+def _is_job(folder: Path) -> bool:
+    return len(folder.name) == 32 and set(folder.name) <= set("0123456789abcdef")
+
+
+def _job(folder: Path) -> JobStatus:
+    names = set(os.listdir(folder))
+    args, step = _rows(folder / "results.jsonl") if "results.jsonl" in names else ({}, None)
+    done = "done" in names
+    if done:
+        state = DONE
+    elif not names:
+        state = WAITING
+    elif RESUME_FOLDER not in names:
+        state = UNKNOWN
+    else:
+        state = RUNNING if is_held(folder / RESUME_FOLDER) else STOPPED
+        step = max((each for each in (step, _last_update(folder / RESUME_FOLDER)) if each is not None), default=None)
+    known = {}
+    if args:
+        known = {
+            "algorithm": args["algorithm"],
+            "dataset": args["dataset"],
+            "test_envs": tuple(args["test_envs"]),
+            "trial": args["trial_seed"],
+        }
+    return JobStatus(
+        folder.name,
+        state,
+        **known,
+        step=step,
+        continued=0 if done or "out.txt" not in names else _times_continued(folder / "out.txt"),
+        last_error=_last_line(folder / "err.txt") if state in (STOPPED, UNKNOWN) and "err.txt" in names else "",
+    )
+
+
+def _rows(path: Path) -> tuple[dict, int | None]:
+    """The run's arguments from the first row, and the step of the last whole one. A damaged file gives ({}, None)."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = [line for line in [first, *file.read().split(b"\n")[1:]] if line.endswith((b"}", b"}\n"))]
+        return json.loads(first)["args"], json.loads(lines[-1])["step"]
+    except (OSError, ValueError, KeyError, IndexError):
+        return {}, None
+
+
+def _last_update(resume: Path) -> int | None:
+    """The step of the last update in the journal, whose lines are a checksum and a JSON object."""
+    for line in reversed(_tail(resume / "journal").splitlines()):
+        _, _, record = line.partition(" ")
+        try:
+            return json.loads(record)["update"]
+        except (ValueError, KeyError, TypeError):
+            continue  # an evaluation, or a line that is being written
+    return None
+
+
+def _times_continued(out: Path) -> int:
+    with out.open(errors="replace") as file:
+        return sum(line.startswith(CONTINUED) for line in file)
+
+
+def _last_line(path: Path) -> str:
+    return next((line.strip() for line in reversed(_tail(path).splitlines()) if line.strip()), "")
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
