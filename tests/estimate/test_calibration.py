@@ -91,3 +91,18 @@ def test_a_hiccup_makes_no_time_negative(monkeypatch, spec, tiny_ldm, seconds, e
     monkeypatch.setattr(run, "_seconds", lambda call: taken.pop(0))
     found = run._candidate(hparams, torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long), 0.3, 1)
     assert found == pytest.approx(expected)
+
+
+def test_udims_phases_are_measured_apart(monkeypatch, spec):
+    """A step of the second phase is made slow."""
+    udim = host.algorithms.UDIM
+    unknown_domain = udim.unknown_domain
+
+    def slow(self, *arguments):
+        time.sleep(0.2)
+        return unknown_domain(self, *arguments)
+
+    monkeypatch.setattr(udim, "unknown_domain", slow)
+    hparams = {**host.hparams_registry.default_hparams("UDIM", "Debug28"), **spec["hparams"]}
+    measured = measure.Calibration({**spec, "algorithm": "UDIM", "hparams": hparams}).measure()
+    assert measured["step"] - measured["raw_step"] > 0.15
