@@ -20,11 +20,10 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class Segment:
-    """The mean of the weights over the steps between two evaluations, and the loss at its end."""
+    """The mean of the weights over some steps."""
 
     mean: Weights = field(default_factory=dict)
     steps: int = 0
-    loss: float = float("nan")
 
     @torch.no_grad()
     def add(self, weights: Weights, steps: int = 1) -> None:
@@ -52,7 +51,9 @@ class LossValley:
     def __init__(self, converge: int, tolerance: int, ratio: float):
         self.converge, self.tolerance, self.ratio = converge, tolerance, ratio
         self.open = Segment()  # the steps since the last evaluation
-        self.waiting: deque[Segment] = deque()  # closed segments of which the next losses will decide
+        #: (mean, steps, loss) of the closed segments of which the next losses will decide. Plain data, and not
+        #: `Segment`s, because checkpoints of a run hold only plain data that an attribute gets while it trains.
+        self.waiting: deque[tuple[Weights, int, float]] = deque()
         self.valley = Segment()
         self.level: float | None = None  # the loss that ends the valley; None before it begins
         self.ended = False
@@ -67,10 +68,9 @@ class LossValley:
         """End the segment with the loss of the weights at its last step."""
         if self.ended:
             return
-        self.open.loss = loss
-        self.waiting.append(self.open)
+        self.waiting.append((self.open.mean, self.open.steps, loss))
         self.open = Segment()
-        losses = [segment.loss for segment in self.waiting]
+        losses = [each for _, _, each in self.waiting]
         if self.level is not None:
             last = losses[-self.tolerance :]
             self.ended = len(last) == self.tolerance and min(last) > self.level
@@ -82,12 +82,12 @@ class LossValley:
         else:
             self.level = self.ratio * sum(losses) / len(losses)
         while len(self.waiting) > self.tolerance:  # later losses cannot end the valley before these
-            segment = self.waiting.popleft()
-            self.valley.add(segment.mean, segment.steps)
+            mean, steps, _ = self.waiting.popleft()
+            self.valley.add(mean, steps)
         so_far = Segment()
-        for segment in (self.valley, *(() if self.ended else self.waiting)):
-            if segment.steps:
-                so_far.add(segment.mean, segment.steps)
+        parts = [(self.valley.mean, self.valley.steps)] if self.valley.steps else []
+        for mean, steps in parts + ([] if self.ended else [(mean, steps) for mean, steps, _ in self.waiting]):
+            so_far.add(mean, steps)
         self.values = so_far.mean
 
 
@@ -96,6 +96,14 @@ def is_checkpoint(step: int) -> bool:
     run = context.current()
     frequency = context.train_arguments().checkpoint_freq or getattr(run.dataset, "CHECKPOINT_FREQ", None)
     return frequency is not None and (step % frequency == 0 or step == run.total_steps - 1)
+
+
+def read_validation_splits() -> None:
+    """Read what `validation_loss` reads, without computing."""
+    with preserved_rng():
+        for loader in context.current().validation_loaders:
+            for _ in loader:
+                pass
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import host
 from . import hparams as table
-from .loss_valley import LossValley, is_checkpoint, validation_loss
+from .loss_valley import LossValley, is_checkpoint, read_validation_splits, validation_loss
 
 NONE = "none"
 
@@ -92,6 +92,12 @@ class WeightAveraged(host.algorithms.Algorithm):
             loss = validation_loss(self)
             if loss is not None:
                 self._average.close(loss)
+
+    def read_as_in_update(self) -> None:
+        """For a step that is replayed and not made (`resuming`): the loaders of the validation loss are read."""
+        self._steps += 1
+        if isinstance(self._average, LossValley) and is_checkpoint(self._steps - 1):
+            read_validation_splits()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._restore()

@@ -6,6 +6,7 @@ Functions, classes and the like have no state and are passed over. What copies a
 (`__getstate__`) is left out here too.
 """
 
+from collections import deque
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -54,7 +55,7 @@ class Capture:
         if isinstance(value, dict):
             children = [[values.encode(key, self.store), self._node(each)] for key, each in value.items()]
             return {"items": [child for child in children if child[1] is not None]}
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, deque)):
             children = [[i, self._node(each)] for i, each in enumerate(value)]
             return {"items": [child for child in children if child[1] is not None]}
         attributes = attributes_of(value)

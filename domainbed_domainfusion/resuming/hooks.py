@@ -3,10 +3,12 @@
 import atexit
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..hosting import context, host
+from ..hosting.weight_average import class_for
 from . import switch
 from .protected_run import ProtectedRun
 
@@ -34,8 +36,15 @@ def _protect_algorithms(algorithms: Any, run: ProtectedRun) -> None:
     original = algorithms.get_algorithm_class
 
     @functools.wraps(original)
-    def get_algorithm_class(algorithm_name: str) -> type:
-        return protected(original(algorithm_name), run)
+    def get_algorithm_class(algorithm_name: str) -> Callable[..., Any]:
+        algorithm_class = original(algorithm_name)
+
+        @functools.wraps(algorithm_class, updated=())
+        def construct(*args: Any, **kwargs: Any) -> Any:
+            # An average of the weights belongs to the step: it lies inside, and a replayed step does not touch it.
+            return protected(class_for(algorithm_class, *args, **kwargs), run)(*args, **kwargs)
+
+        return construct
 
     algorithms.get_algorithm_class = get_algorithm_class
 

@@ -9,6 +9,15 @@ CONTINUED = "Continued after step"
 
 
 @runtime_checkable
+class ReadsInUpdate(Protocol):
+    """An algorithm whose `update` reads loaders of the host, which advances their workers' random numbers."""
+
+    def read_as_in_update(self) -> None:
+        """Read what the next update would read, and compute nothing. A replayed update calls it."""
+        ...
+
+
+@runtime_checkable
 class OwnState(Protocol):
     """Such an algorithm's `__getstate__` leaves out the attributes that these methods save and restore."""
 

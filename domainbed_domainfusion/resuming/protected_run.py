@@ -21,7 +21,7 @@ from .checkpoints import Checkpoint
 from .fingerprint import difference, fingerprint
 from .job_lock import JobLock
 from .model_files import ModelFiles
-from .own_state import CONTINUED, RESUME_FOLDER, OwnState
+from .own_state import CONTINUED, RESUME_FOLDER, OwnState, ReadsInUpdate
 from .recorded_rows import RecordedRows
 from .replay import Replay, accuracy_record, update_record
 from .restore import restore
@@ -154,6 +154,8 @@ class ProtectedRun:
     def _replayed_update(self, replay: Replay, compute: Callable, minibatches: Any, unlabeled: Any) -> dict:
         self._drop_replayed(replay)
         result = replay.update(minibatches, unlabeled)
+        if isinstance(self._algorithm, ReadsInUpdate):
+            self._algorithm.read_as_in_update()
         self.updates += 1
         if self._target is not None and self.updates == self._target.updates:
             self._restore(self._target, replay, compute)

@@ -3,6 +3,7 @@
 Tensors, lists and dicts are changed in place, because optimizers and other objects refer to them.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -120,7 +121,7 @@ def _fits(present: Any, node: Node) -> bool:
     if node is None or "data" in node:
         return True
     if "items" in node:
-        return isinstance(present, (list, tuple, dict))
+        return isinstance(present, (list, tuple, dict, deque))
     return not values.is_data(present) and node.get("class") in (None, type(present).__name__)
 
 
