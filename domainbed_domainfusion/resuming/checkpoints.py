@@ -68,11 +68,6 @@ def report_damage(folder: Path, updates: int, damage: str) -> None:
     print(f"The checkpoint {_paths(folder, updates)[1]} is damaged ({damage}): the one before it is used.")
 
 
-def exist(folder: Path) -> bool:
-    """Whether a job's `resume` folder has a checkpoint."""
-    return bool(_numbers(folder))
-
-
 def check_space(folder: Path, size: int) -> None:
     """Raise InputError unless the disk has room for the checkpoints of a run, each of `size` bytes."""
     needed = (KEPT + 1) * size

@@ -11,6 +11,7 @@ from ..hosting import context, host
 from ..hosting.weight_average import class_for
 from . import switch
 from .protected_run import ProtectedRun
+from .stop_signals import end_workers, spare_workers
 
 
 def protect_training() -> None:
@@ -28,6 +29,10 @@ def protect_training() -> None:
         raise SystemExit(0)
     run = ProtectedRun(job_folder, minutes)
     atexit.register(run.ended)
+    atexit.register(end_workers)  # runs first, and before multiprocessing's own
+    loaders = host.module("lib.fast_data_loader")
+    spare_workers(loaders.InfiniteDataLoader)
+    spare_workers(loaders.FastDataLoader)
     _protect_algorithms(host.algorithms, run)
     _record_evaluations(host.module("lib.misc"), run)
 

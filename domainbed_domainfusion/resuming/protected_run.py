@@ -63,7 +63,9 @@ class ProtectedRun:
         if self._target is not None:
             length = self._target.content["journal"]["length"]
             self._replay = Replay(str(self.folder), records)
-        elif not begun:
+        elif begun:
+            print(f"The job in {self.job_folder} was begun and has no whole checkpoint: it begins anew.")
+        else:
             self._set_aside_rows()
         updates = self._target.updates if self._target else 0
         self._rows = RecordedRows(self.job_folder / "results.jsonl", updates)
@@ -124,9 +126,7 @@ class ProtectedRun:
 
     def _find(self) -> tuple[Checkpoint | None, list[dict]]:
         """The newest whole checkpoint with its journal. Raises InputError if it is another run's."""
-        found = False
         for checkpoint in checkpoints.newest_first(self.folder):
-            found = True
             saved = checkpoint.content["journal"]
             other = difference(checkpoint.content["run"], self._run)
             if other is not None:
@@ -138,8 +138,6 @@ class ProtectedRun:
                 return checkpoint, journal.read(self.folder / "journal", saved["length"], saved["sha256"])
             except ValueError as damage:
                 checkpoints.report_damage(self.folder, checkpoint.updates, str(damage))
-        if found or checkpoints.exist(self.folder):
-            print(f"No checkpoint in {self.folder} is whole: the job begins anew.")
         return None, []
 
     def _set_aside_rows(self) -> None:

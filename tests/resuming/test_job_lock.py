@@ -63,9 +63,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 
 
 SIGNALLED = """
-import os, signal, sys, time
+import atexit, os, signal, sys, time
 import torch
-from domainbed_domainfusion.resuming.stop_signals import StopSignals
+from domainbed_domainfusion.resuming.stop_signals import StopSignals, end_workers, spare_workers
 
 class Slow(torch.utils.data.Dataset):
     def __len__(self): return 1000
@@ -73,14 +73,20 @@ class Slow(torch.utils.data.Dataset):
         time.sleep(0.02)
         return i
 
+class Loader:
+    def __init__(self):
+        self.batches = iter(torch.utils.data.DataLoader(Slow(), batch_size=4, num_workers=2))
+
+spare_workers(Loader)
+atexit.register(end_workers)
 asked = []
 StopSignals(lambda number: asked.append(number))
-batches = iter(torch.utils.data.DataLoader(Slow(), batch_size=4, num_workers=2))
-next(batches)
+loader = Loader()
+next(loader.batches)
 print("ready", flush=True)
 end = time.time() + 1.5
 while time.time() < end:  # a step that takes long
-    time.sleep(0.01)
+    next(loader.batches)  # of its own workers, as DomainFusion takes generated images
 print(asked, flush=True)
 """
 
