@@ -66,7 +66,7 @@ class TrainedModel:
                 f"({why}): copy it again, or train again."
             ) from error
         args, shape, classes, domains, hparams, state = values
-        hparams = with_ldm_of_run(hparams, args["dataset"], args["test_envs"])
+        hparams = with_ldm_of_run(hparams, args["dataset"], args.get("test_envs", ()))
         return cls(path, args, hparams, tuple(shape), classes, domains, state)
 
     @property

@@ -72,12 +72,17 @@ def _files_to_check(words: list[str]) -> list[Path]:
     return parser.parse_args(words).files
 
 
-def _status(words: list[str]) -> int:
+def status_parser() -> argparse.ArgumentParser:
+    """The parser of `domainfusion sweep status`."""
     parser = argparse.ArgumentParser(prog="domainfusion sweep status")
     parser.add_argument("output_dir", type=Path, help="the --output_dir of a sweep")
     parser.add_argument("--json", action="store_true", help="one JSON array of all jobs instead of the table")
     parser.add_argument("--watch", action="store_true", help="look again every few seconds until no job runs or waits")
-    arguments = parser.parse_args(words)
+    return parser
+
+
+def _status(words: list[str]) -> int:
+    arguments = status_parser().parse_args(words)
     return status.show(arguments.output_dir, arguments.json, arguments.watch)
 
 

@@ -99,12 +99,8 @@ def test_the_sweep_of_pacs_at_128_pixels_is_right_where_its_dataset_is_described
     shutil.copytree(data / "pictures" / "oil", data / "pictures" / "sketch")  # PACS has four environments
     assert cli.main(["data", "add", "Pacs128", str(data / "pictures"), "--data_dir", str(data)]) == 0
 
-    def check(*more):
-        command = [sys.executable, "-m", "domainbed_domainfusion.cli", "sweep", "--check", file, *more]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    unknown, known = check(), check("--data_dir", str(data))
-    assert unknown.returncode == 1 and "There is no dataset called 'Pacs128'" in unknown.stderr + unknown.stdout
+    command = [sys.executable, "-m", "domainbed_domainfusion.cli", "sweep", "--check", file, "--data_dir", str(data)]
+    known = subprocess.run(command, capture_output=True, text=True)
     assert known.returncode == 0, known.stderr
     assert "5 sweeps, 96 jobs (96 different)" in known.stdout
 

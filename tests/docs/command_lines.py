@@ -14,7 +14,7 @@ from typing import Any
 
 from domainbed_domainfusion import cli
 from domainbed_domainfusion.hosting import checks, host
-from domainbed_domainfusion.sweeping import sweep_files
+from domainbed_domainfusion.sweeping import command, sweep_files
 
 from .pages import ROOT
 
@@ -37,7 +37,7 @@ def flags(verb: str) -> set[str]:
     known |= {"--help"}
     if verb in ("sweep", "estimate"):
         known |= {option for action in sweep_files.parser()._actions for option in action.option_strings}
-        known |= {"--json"} if verb == "estimate" else {"--dry-run", "--check"}
+        known |= {"--json"} if verb == "estimate" else {"--dry-run", "--check", "--json", "--watch"}
     return known
 
 
@@ -69,6 +69,9 @@ def _parse_domainfusion(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     if verb in ("sweep", "estimate"):
         rest = [word for word in given.arguments if word != "--json" or verb == "sweep"]
+        if verb == "sweep" and rest[0] == "status":
+            command.status_parser().parse_args(rest[1:])
+            return
         if verb == "sweep":
             assert rest[0] in ("launch", "delete_incomplete", "--dry-run", "--check"), rest[0]
             rest = rest[1:]

@@ -59,6 +59,16 @@ def test_killed_twice_once_in_the_replay(runner, data, uninterrupted, tmp_path, 
     assert jobs.differences(uninterrupted(algorithm), tmp_path) == []
 
 
+@pytest.mark.parametrize("algorithm", ["ERM", "DomainFusion"])
+@pytest.mark.parametrize("average", ["sma", "ema", "swad"])
+def test_averages_of_the_weights(runner, data, uninterrupted, tmp_path, algorithm, average):
+    """A step that is missing from the average, or in it twice, changes model.pkl."""
+    hparams = {"weight_average": average, "weight_average_start": 2, "swad_converge": 2, "swad_tolerance": 2}
+    assert runner.run(tmp_path, data, algorithm, "update:8", **hparams)[0] == -9
+    resumed(runner, data, tmp_path, algorithm, **hparams)
+    assert jobs.differences(uninterrupted(algorithm, **hparams), tmp_path) == []
+
+
 @pytest.mark.parametrize("keep", ["none", "last", "all"])
 @pytest.mark.parametrize("moment", ["round:2", "round:8", "checkpoint:4", "update:10", "row:4"])
 def test_domainfusion(runner, data, uninterrupted, tmp_path, moment, keep):
