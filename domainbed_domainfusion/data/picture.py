@@ -1,6 +1,5 @@
 """What one image file is: whether it can be read, how its pixels are stored, and a digest of its bytes."""
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +7,10 @@ from dataclasses import dataclass
 from os import cpu_count
 from pathlib import Path
 
-from PIL import Image, ImageFile
+from PIL import Image
 from tqdm import tqdm
+
+from ..hosting.readable_images import UNREADABLE, cut_images_are_errors, decode
 
 ORIENTATION = 274  # the EXIF tag; 1 is upright
 BLOCK = 10_000  # images handed to the threads at a time
@@ -25,7 +26,6 @@ class Picture:
     mode: str = ""  # Pillow's: RGB, L, CMYK, I;16, …
     frames: int = 1
     turned: bool = False  # its EXIF orientation is not upright; torchvision's loader does not turn it
-    size: tuple[int, int] = (0, 0)  # width and height in pixels
     digest: str = ""  # SHA-256 of the file
 
 
@@ -36,31 +36,19 @@ def read_picture(path: Path) -> Picture:
     try:
         content = path.read_bytes()
         with Image.open(path) as image:
-            mode, size = image.mode, image.size  # before draft, which changes both
+            mode = image.mode  # before the decoding, which may change it
             frames = getattr(image, "n_frames", 1)
             turned = image.getexif().get(ORIENTATION, 1) != 1
-            image.draft("RGB", (image.width // 8, image.height // 8))  # a JPEG at an eighth of its size is faster
-            image.load()
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for files it cannot identify or decode
+            decode(image)
+    except UNREADABLE:
         return Picture(path, broken=True)
-    return Picture(path, False, False, mode, frames, turned, size, hashlib.sha256(content).hexdigest())
-
-
-@contextlib.contextmanager
-def _cut_images_are_errors() -> Iterator[None]:
-    """The host lets Pillow fill the missing part of an image with grey. Here Pillow raises an error."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+    return Picture(path, False, False, mode, frames, turned, hashlib.sha256(content).hexdigest())
 
 
 def read_pictures(paths: Sequence[Path]) -> Iterator[Picture]:
     """`read_picture` of each path, in order, on all cores and with a bar. An image that is cut short is broken."""
     with (
-        _cut_images_are_errors(),
+        cut_images_are_errors(),
         ThreadPoolExecutor(cpu_count()) as pool,
         tqdm(total=len(paths), desc="reading images", disable=None) as bar,
     ):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..hosting.readable_images import UNREADABLE
 from ..seeding import seed_of
 from .layout import Layout
 
@@ -22,7 +23,7 @@ def thumbnail(path: Path, side: int) -> bytes | None:
     try:
         with Image.open(path) as image:
             small = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         return None
     small.save(content, "JPEG", quality=85)
     return content.getvalue()

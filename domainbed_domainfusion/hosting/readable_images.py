@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
@@ -36,6 +36,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 VARIABLE = "DOMAINFUSION_CHECK_IMAGES"
+UNREADABLE = (OSError, SyntaxError, ValueError)  # what Pillow raises for files it cannot identify or decode
 SAMPLE = 1000  # images whose time of last change is compared with the record at each start
 BLOCK = 10_000  # images handed to the decoding threads at a time; bounds the memory for 587,000
 
@@ -134,14 +135,30 @@ def _decode_all(record: Path, root: Path, folders: list[str], images: list[str])
 
 
 def is_broken(path: str) -> bool:
-    """Whether Pillow cannot decode the image. A JPEG is decoded at an eighth of its size, which reads every byte."""
+    """Whether Pillow cannot decode the image."""
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (image.width // 8, image.height // 8))
-            image.load()
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for files it cannot identify or decode
+            decode(image)
+    except UNREADABLE:
         return True
     return False
+
+
+def decode(image: Image.Image) -> None:
+    """Read every byte of an open image; of a JPEG at an eighth of its size. Raises one of UNREADABLE."""
+    image.draft("RGB", (image.width // 8, image.height // 8))
+    image.load()
+
+
+@contextlib.contextmanager
+def cut_images_are_errors() -> Iterator[None]:
+    """Both hosts let Pillow fill the missing part of an image with grey. Inside the block Pillow raises an error."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _broken_images(root: Path, count: int, total: int, first: str) -> InputError:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import host
 from . import hparams as table
+from .classifier_hparams import WEIGHT_AVERAGE
 from .loss_valley import LossValley, is_checkpoint, read_validation_splits, validation_loss
 
 NONE = "none"
@@ -62,7 +63,7 @@ class WeightAveraged(host.algorithms.Algorithm):
     averages: Any  # the algorithm's own class
 
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict[str, Any]):
-        values = {row.name: hparams.get(row.name, row.default) for row in table.WEIGHT_AVERAGE}
+        values = {row.name: hparams.get(row.name, row.default) for row in WEIGHT_AVERAGE}
         table.check_values(values)
         self._hparams_of_average = values
         self._average = _average_for(values)

@@ -30,7 +30,8 @@ def write_kept(sweep: "SweepFolder", output: Path) -> None:
     if sweep.unfinished or sweep.damage:
         what = sweep.damage[0] if sweep.damage else f"{sweep.unfinished[0].name} is unfinished."
         raise InputError(f"{sweep.path} is not whole, so it is not kept: {what}")
-    names = {job.args["dataset"]: environment_names(job.args["dataset"], sweep.records()) for job in sweep.jobs}
+    records = sweep.records()
+    names = {dataset: environment_names(dataset, records) for dataset in {job.args["dataset"] for job in sweep.jobs}}
     jobs = sorted(sweep.jobs, key=lambda job: (job.args["algorithm"], job.args["test_envs"], job.args["trial_seed"]))
     write_atomically(output, "".join(f"{json.dumps(_line(job, names), sort_keys=True)}\n" for job in jobs))
 

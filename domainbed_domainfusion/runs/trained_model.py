@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, ImageFile
+from PIL import Image
 
 from .. import pixels
 from ..errors import InputError
 from ..hosting import context, host
 from ..hosting.held_out_ldm import with_ldm_of_run
 from ..hosting.hparam import POCKET_DATASETS
+from ..hosting.readable_images import UNREADABLE, cut_images_are_errors
 
 KEYS = ("args", "model_input_shape", "model_num_classes", "model_num_domains", "model_hparams", "model_dict")
 NUMPY_SCALARS: list[Any] = [
@@ -193,11 +194,11 @@ class _RootFound(Exception):
 
 def load_image(path: Path) -> Image.Image:
     """The image in RGB. Raises ValueError, with the reason, if it cannot be read completely."""
-    with _patched(ImageFile, LOAD_TRUNCATED_IMAGES=False):  # the host accepts truncated images
+    with cut_images_are_errors():
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for files that it cannot decode
+        except UNREADABLE as error:
             raise ValueError(_first_line(error)) from error
 
 

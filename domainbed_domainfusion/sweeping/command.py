@@ -74,7 +74,10 @@ def _files_to_check(words: list[str]) -> list[Path]:
 
 def status_parser() -> argparse.ArgumentParser:
     """The parser of `domainfusion sweep status`."""
-    parser = argparse.ArgumentParser(prog="domainfusion sweep status")
+    parser = argparse.ArgumentParser(
+        prog="domainfusion sweep status",
+        epilog=". ".join(f"{state}: {meaning}" for state, meaning in status.STATES.items()),
+    )
     parser.add_argument("output_dir", type=Path, help="the --output_dir of a sweep")
     parser.add_argument("--json", action="store_true", help="one JSON array of all jobs instead of the table")
     parser.add_argument("--watch", action="store_true", help="look again every few seconds until no job runs or waits")

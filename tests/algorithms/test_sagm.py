@@ -2,9 +2,8 @@
 
 import torch
 
-from domainbed_domainfusion.hosting import host
-
 from . import two_layers as net
+from .beside_erm import assert_it_is_erm
 
 
 def test_its_steps_are_adam_on_both_losses_gradients():
@@ -25,12 +24,4 @@ def test_its_steps_are_adam_on_both_losses_gradients():
 
 
 def test_with_both_radii_zero_it_is_erm_bit_for_bit():
-    trained = []
-    for name in ("ERM", "SAGM"):
-        values = {**host.hparams_registry.default_hparams("SAGM", "Debug28"), "rho": 0.0, "sagm_alpha": 0.0}
-        torch.manual_seed(0)
-        made = host.algorithms.get_algorithm_class(name)((3, 28, 28), 2, 3, values)
-        losses = [made.update([(torch.randn(4, 3, 28, 28), torch.randint(2, (4,)))])["loss"] for _ in range(3)]
-        trained.append((losses, list(made.network.parameters())))
-    (erm, erm_weights), (ours, our_weights) = trained
-    assert erm == ours and all(torch.equal(a, b) for a, b in zip(erm_weights, our_weights))
+    assert_it_is_erm("SAGM", rho=0.0, sagm_alpha=0.0)

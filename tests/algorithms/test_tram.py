@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from domainbed_domainfusion.errors import InputError
-from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.seeding import seed_of
 
 from . import two_layers as net
+from .beside_erm import assert_it_is_erm
 
 NOISE, RADIUS, DAMPING = 0.5, 0.3, 2.0
 HPARAMS = {"tram_noise": NOISE, "tram_fisher_radius": RADIUS, "tram_fisher_damping": DAMPING}
@@ -66,15 +66,7 @@ def test_its_steps_are_the_papers(kind):
 @pytest.mark.parametrize("region", [{"tram_distance": "noised_input", "tram_noise": 0.0},
                                     {"tram_distance": "fisher", "tram_fisher_radius": 0.0}])  # fmt: skip
 def test_without_a_region_it_is_erm_bit_for_bit(region):
-    trained = []
-    for name in ("ERM", "TRAM"):
-        values = {**host.hparams_registry.default_hparams("TRAM", "Debug28"), **region}
-        torch.manual_seed(0)
-        made = host.algorithms.get_algorithm_class(name)((3, 28, 28), 2, 3, values)
-        losses = [made.update([(torch.randn(4, 3, 28, 28), torch.randint(2, (4,)))])["loss"] for _ in range(3)]
-        trained.append((losses, list(made.network.parameters())))
-    (erm, erm_weights), (ours, our_weights) = trained
-    assert erm == ours and all(torch.equal(a, b) for a, b in zip(erm_weights, our_weights))
+    assert_it_is_erm("TRAM", **region)
 
 
 def test_an_unknown_distance_is_refused():
