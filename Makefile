@@ -3,7 +3,7 @@ PYTHON ?= python3
 STAMP := .venv/installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart check test coverage test-lowest check-sweeps test-resume test-upstream checkout-named docs benchmark benchmark-gpu clean
+.PHONY: quickstart check test coverage test-lowest check-sweeps test-resume test-slurm test-upstream checkout-named docs benchmark benchmark-gpu clean
 
 quickstart: $(STAMP)
 	.venv/bin/domainfusion quickstart
@@ -30,6 +30,12 @@ test-lowest: .venv-lowest/installed
 test-resume: $(STAMP)
 	KILL_TESTS=1 .venv/bin/python -m pytest -s tests/resuming
 	.venv/bin/python -m tests.resuming.kill_driver --runs 30
+
+# A sweep on a real Slurm that preempts, ends and kills its jobs, and loses its node: six minutes. It needs root. Debian's
+# packages are installed if they are missing; where they cannot be, the test says so and is skipped.
+test-slurm: $(STAMP)
+	@command -v slurmctld >/dev/null && command -v munged >/dev/null || apt-get install --yes slurm-wlm munge || true
+	SLURM_TESTS=1 .venv/bin/python -m pytest -s tests/slurm
 
 # Every file in sweeps/: known names, hparams in range, as many jobs as it states.
 check-sweeps: $(STAMP)

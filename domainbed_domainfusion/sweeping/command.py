@@ -4,6 +4,7 @@ HELP lists its forms. Arguments after a file override the file's own.
 """
 
 import argparse
+import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from ..errors import InputError, unknown_name
 from ..hosting import checks, host
 from . import host_scripts, status, sweep_files
+from .launchers import slurm_settings
 
 VERBS = ("launch", "delete_incomplete")
 FILE_OPTIONS = ("--dry-run", "--check")
@@ -125,6 +127,10 @@ def launch(verb: str, path: Path, extra: Sequence[str]) -> int:
         )
     if given.command_launcher not in host.command_launchers.REGISTRY:
         raise unknown_name("command launcher", given.command_launcher, host.command_launchers.REGISTRY)
+    settings = slurm_settings.find(beside=path.parent)
+    if settings is not None:  # for the launcher, which does not know the file
+        slurm_settings.read(settings)
+        os.environ[slurm_settings.SETTINGS_VARIABLE] = str(settings)
     for sweep in file.sweeps:
         print(f"[{sweep.folder}] {' '.join(sweep.given(extra).algorithms)}: {_states(sweep.jobs(extra))}")
     if not given.skip_confirmation:

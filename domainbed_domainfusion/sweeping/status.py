@@ -1,4 +1,5 @@
-"""`domainfusion sweep status OUT`: what has become of each job of a sweep, from its files alone.
+"""`domainfusion sweep status OUT`: what has become of each job of a sweep, from its files, and from Slurm's queue if
+the sweep was submitted there.
 
 Nothing is imported of the host and nothing is written, so it can be asked while the sweep runs, also on another
 machine that shares the folder.
@@ -9,25 +10,31 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError
 from ..resuming.job_lock import is_held
 from ..resuming.own_state import CONTINUED, RESUME_FOLDER
+from . import slurm_records
 
-DONE, RUNNING, STOPPED, WAITING, UNKNOWN = "done", "running", "stopped", "waiting", "unknown"
+DONE, RUNNING, QUEUED, FAILED = "done", "running", "queued", "failed"
+STOPPED, WAITING, UNKNOWN = "stopped", "waiting", "unknown"
 #: In the order of the table's columns.
 STATES = {
     DONE: "finished",
     RUNNING: "a process trains it now",
+    QUEUED: "in Slurm's queue; its turn has not come, or it was interrupted and comes again",
+    FAILED: "ended with an error in Slurm",
     STOPPED: "begun, not finished, and no process trains it",
     WAITING: "its turn has not come: the folder is empty",
     UNKNOWN: "begun and not finished, without checkpoints: whether a process trains it cannot be told",
 }
 TAIL_BYTES = 65536
 SECONDS = 10  # between two looks with --watch
+PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED")  # Slurm's names
+OPEN = (RUNNING, QUEUED, WAITING, UNKNOWN)  # --watch looks until no job is in one of these states
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,9 @@ class JobStatus:
     trial: int | None = None
     step: int | None = None  # the last one that is known to have been made
     continued: int = 0  # how many times it was taken up after an interruption
-    last_error: str = ""  # the last line of err.txt, of a job that has stopped
+    interrupted: int = 0  # how many times Slurm interrupted it, at the time limit or for another job
+    exit_status: int | None = None  # with which a job that has failed in Slurm ended
+    last_error: str = ""  # the last line of err.txt, of a job that has stopped or failed; without one, of Slurm's log
 
     def line(self) -> str:
         """E.g. `running  DomainFusion on PACS, test_envs 3, trial 0: step 4120, continued once`."""
@@ -51,22 +60,36 @@ class JobStatus:
             tests = " ".join(map(str, self.test_envs))
             name = f"{self.algorithm} on {self.dataset}, test_envs {tests}, trial {self.trial}"
         parts = [f"step {self.step}"] if self.step is not None else []
-        if self.continued:
-            parts.append("continued once" if self.continued == 1 else f"continued {self.continued} times")
+        for what, times in (("interrupted", self.interrupted), ("continued", self.continued)):
+            if times:
+                parts.append(f"{what} once" if times == 1 else f"{what} {times} times")
+        if self.exit_status is not None:
+            parts.append(f"ended with status {self.exit_status}")
         if self.last_error:
-            parts.append(f"last line of err.txt: {self.last_error}")
+            parts.append(f"last error: {self.last_error}")
         return f"{self.state:<8} {name}{': ' if parts else ''}{', '.join(parts)}"
 
 
 def status(output_dir: Path) -> list[JobStatus]:
-    """The status of each job in a sweep's --output_dir. Raises InputError if there is none."""
+    """The status of each job in a sweep's --output_dir. Raises InputError if there is none.
+
+    If Slurm has to be asked and does not answer, a printed line says so, and the files alone count.
+    """
     if not output_dir.is_dir():
         raise InputError(f"No sweep folder at {output_dir}: give the --output_dir of a sweep.")
     folders = sorted(Path(entry.path) for entry in os.scandir(output_dir) if entry.is_dir())
     jobs = [_job(folder) for folder in folders if _is_job(folder)]
     if not jobs:
         raise InputError(f"No job in {output_dir}: a sweep's --output_dir holds one folder per job.")
-    return jobs
+    if not (output_dir / slurm_records.FOLDER).is_dir():
+        return jobs
+    events = {job.folder: slurm_records.read(output_dir / job.folder) for job in jobs if job.state != DONE}
+    queue: Mapping[str, str] | None = None
+    try:
+        queue = slurm_records.queue(each[-1]["slurm_job"] for each in events.values() if each)
+    except InputError as error:
+        print(f"{error} The states below are from the files alone.", file=sys.stderr)
+    return [_in_slurm(output_dir, job, events.get(job.folder, []), queue) for job in jobs]
 
 
 def show(output_dir: Path, as_json: bool = False, watch: bool = False) -> int:
@@ -79,13 +102,13 @@ def show(output_dir: Path, as_json: bool = False, watch: bool = False) -> int:
             if watch and sys.stdout.isatty():
                 print("\033[2J\033[H", end="")  # clear the screen
             print(text(jobs), flush=True)
-        if not watch or not any(job.state in (RUNNING, WAITING, UNKNOWN) for job in jobs):
+        if not watch or not any(job.state in OPEN for job in jobs):
             return 0
         time.sleep(SECONDS)
 
 
 def text(jobs: Sequence[JobStatus]) -> str:
-    """A table of the numbers of jobs, then a line for each job that is neither done nor waiting."""
+    """A table of the numbers of jobs, then a line for each job that was begun and is not done."""
     counts = Counter((job.dataset, job.algorithm, job.state) for job in jobs)
     states = [state for state in STATES if any(job.state == state for job in jobs)]
     lines = ["".join([f"{'':<32}", *(f"{state:>10}" for state in states)])]
@@ -94,7 +117,9 @@ def text(jobs: Sequence[JobStatus]) -> str:
         lines.append("".join([f"{name:<32}", *(f"{counts[dataset, algorithm, state]:>10,}" for state in states)]))
     total = Counter(job.state for job in jobs)
     lines.append("".join([f"{'all':<32}", *(f"{total[state]:>10,}" for state in states)]))
-    begun = sorted((job for job in jobs if job.state in (RUNNING, STOPPED, UNKNOWN)), key=lambda job: job.state)
+    named = (RUNNING, FAILED, STOPPED, UNKNOWN)
+    begun = [job for job in jobs if job.state in named or (job.state == QUEUED and job.interrupted)]
+    begun.sort(key=lambda job: job.state)
     return "\n".join([*lines, *(job.line() for job in begun)])
 
 
@@ -130,6 +155,35 @@ def _job(folder: Path) -> JobStatus:
         step=step,
         continued=0 if done or "out.txt" not in names else _times_continued(folder / "out.txt"),
         last_error=_last_line(folder / "err.txt") if state in (STOPPED, UNKNOWN) and "err.txt" in names else "",
+    )
+
+
+def _in_slurm(output_dir: Path, job: JobStatus, events: Sequence[dict], queue: Mapping[str, str] | None) -> JobStatus:
+    """The status with what Slurm adds. events: of the job; queue: what Slurm has, None if it could not be asked."""
+    if job.state == DONE or not events:
+        return job
+    last = events[-1]
+    in_queue = (queue or {}).get(last["slurm_job"])
+    if job.state == RUNNING:
+        state = RUNNING
+    elif in_queue is not None:
+        state = QUEUED if in_queue in PENDING else RUNNING
+    elif last["event"] == slurm_records.FAILED:
+        state = FAILED
+    elif queue is not None and job.state == WAITING:
+        state = STOPPED  # Slurm has let go of it before it began: it was cancelled, or the set-up lines failed
+    else:
+        state = job.state
+    exit_status = last.get("status") if state == FAILED else None
+    last_error = job.last_error if state in (FAILED, STOPPED, UNKNOWN) else ""
+    if state == STOPPED and not last_error:
+        last_error = _last_line(output_dir / slurm_records.FOLDER / f"{last['slurm_job']}_0_log.err")
+    return replace(
+        job,
+        state=state,
+        interrupted=sum(event["event"] == slurm_records.INTERRUPTED for event in events),
+        exit_status=exit_status,
+        last_error=last_error,
     )
 
 

@@ -23,7 +23,7 @@ PAGES = (
     ROOT / "domainbed_domainfusion" / "pocket" / "ldm" / "README.md",
 )
 #: What a command may need that a test cannot give it.
-NEEDS = {"GPU", "weights", "network", "minutes", "hours"}
+NEEDS = {"GPU", "cluster", "weights", "network", "minutes", "hours"}
 MARKER = re.compile(r"<!-- (test|needs): (.+) -->$")
 COMMAND = re.compile(r"(?:\.venv/bin/)?(?:domainfusion|make|python)\s")
 

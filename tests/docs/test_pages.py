@@ -11,6 +11,7 @@ from domainbed_domainfusion.data.findings import KINDS
 from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.hosting import backbones, checks, host, hparams, ld_presets
 from domainbed_domainfusion.sweeping import sweep_files
+from domainbed_domainfusion.sweeping.launchers import slurm_settings
 
 from .. import sweep_cost
 from ..test_structure import FLOORS
@@ -91,6 +92,7 @@ def known_names() -> set[str]:
         "done",  # a file in a job's folder
         *reported,  # values in a row of results.jsonl
         "delete_incomplete",  # the sweep's other verb
+        *slurm_settings.CHECKS,  # keys of slurm.toml
         *KINDS,  # what `data check` finds
         *(benchmark.folder for benchmark in BENCHMARKS.values()),
         *("kept", "executed", "forward"),  # of the formula in sweeps/README.md

@@ -25,7 +25,7 @@ GENERATING = {
 }
 
 
-def write(data_dir: Path, workers: int = 2) -> None:
+def write(data_dir: Path, workers: int = 2, checkpoint_freq: int = 3) -> None:
     """Write the images and their dataset.json below `data_dir`."""
     random = np.random.RandomState(0)
     for environment in ENVIRONMENTS:
@@ -42,7 +42,7 @@ def write(data_dir: Path, workers: int = 2) -> None:
         "class_names": list(CLASSES),
         "image_size": 16,
         "steps": 12,
-        "checkpoint_freq": 3,
+        "checkpoint_freq": checkpoint_freq,
         "workers": workers,
     }
     (data_dir / NAME).mkdir()

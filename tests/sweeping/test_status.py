@@ -52,7 +52,7 @@ def test_each_state_is_told_from_the_files(tmp_path):
     }  # fmt: skip
     assert [found[number].step for number in (1, 2, 3, 4, 5)] == [299, 172, None, None, 100]
     assert found[2].line() == "stopped  SAM on PACS, test_envs 3, trial 1: step 172, continued 2 times"
-    assert found[3].line().endswith("last line of err.txt: RuntimeError: out of memory")
+    assert found[3].line().endswith("last error: RuntimeError: out of memory")
 
 
 def test_a_job_runs_as_long_as_its_process_lives(tmp_path):
