@@ -14,8 +14,10 @@ the context agrees with the train script exactly.
 """
 
 import argparse
+import importlib.util
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Dataset, Subset
@@ -111,13 +113,21 @@ def current() -> TrainingContext:
 def require_run() -> None:
     """Raise InputError in a `train` run whose dataset or training in-splits the hooks did not see.
 
-    Outside the train script (unit tests, notebooks, `domainfusion predict`) there is no run, and nothing is raised.
+    Outside the train script (unit tests, notebooks, `domainfusion predict`) there is no run, and nothing is raised. If
+    training loaders were built there all the same, a printed line says that the run's arguments are not known.
     Call it when an algorithm is built: train has built its dataset and its loaders by then.
     """
     if running_script() == "train" and not current().in_splits:
         raise InputError(
             f"The training images of {train_arguments().dataset} cannot be seen: derive its class from the host's "
             "MultipleDomainDataset and keep its environments in the attribute `datasets`."
+        )
+    if running_script() is None and current().in_splits:
+        from . import host
+
+        print(
+            f"This is not `python -m {host.NAME}.scripts.train`, so the run's arguments are not known: seed "
+            f"{current().seed} and {current().total_steps} steps are assumed, and there is no output folder."
         )
 
 
@@ -187,12 +197,19 @@ def evaluation_loader_built(split: Any, loader: Any = None) -> None:
 
 
 def running_script() -> str | None:
-    """`train`, `sweep`, … when this process runs one of the host's scripts with `python -m`, else None."""
+    """`train`, `sweep`, … when this process runs one of the host's scripts, with `python -m` or as a file, else None."""
     from . import host
 
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    prefix = f"{host.NAME}.scripts."
-    return spec.name[len(prefix) :] if spec and spec.name.startswith(prefix) else None
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        prefix = f"{host.NAME}.scripts."
+        return spec.name[len(prefix) :] if spec.name.startswith(prefix) else None
+    package = importlib.util.find_spec(host.NAME)
+    if file is None or package is None or package.origin is None:
+        return None
+    script = Path(file).resolve()
+    return script.stem if script.parent == Path(package.origin).resolve().parent / "scripts" else None
 
 
 def train_arguments() -> argparse.Namespace:

@@ -2,6 +2,9 @@
 
 import copy
 import pickle
+import sys
+import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +93,29 @@ def test_a_train_run_needs_a_context(host_run, as_script):
     )
     host_run("ERM")
     context.require_run()
+
+
+def test_training_outside_the_train_script_says_what_is_not_known(host_run, as_script, capsys):
+    host_run("ERM")
+    capsys.readouterr()
+    context.require_run()
+    assert "so the run's arguments are not known: seed 0 and 12 steps are assumed" in capsys.readouterr().out
+    as_script("train", "--dataset", "Debug28", "--seed", "3")
+    context.require_run()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_script_that_is_run_as_a_file_is_known(monkeypatch, tmp_path):
+    main = types.ModuleType("__main__")
+    main.__spec__ = None
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert context.running_script() is None  # a notebook
+    for file, script in (
+        (Path(host.datasets.__file__).parent / "scripts" / "sweep.py", "sweep"),
+        (tmp_path / "scripts" / "sweep.py", None),
+    ):
+        main.__file__ = str(file)
+        assert context.running_script() == script
 
 
 def test_in_splits_are_those_of_the_training_loaders(host_run):
