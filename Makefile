@@ -14,9 +14,12 @@ check: $(STAMP)
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
+# Two processes, each with one thread and whole files of tests: TEST_PROCESSES=8 where there are more cores.
 # COVERAGE=1 also prints the lines and branches of the package that no test runs. That takes about a tenth longer.
+TEST_PROCESSES ?= 2
 test: $(STAMP)
-	.venv/bin/python -m pytest $(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
+		$(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered)
 
 coverage:
 	$(MAKE) test COVERAGE=1

@@ -197,7 +197,7 @@ def evaluation_loader_built(split: Any, loader: Any = None) -> None:
 
 
 def running_script() -> str | None:
-    """`train`, `sweep`, … when this process runs one of the host's scripts, with `python -m` or as a file, else None."""
+    """`train`, `sweep`, … when this process runs one of the host's scripts, by `python -m` or as a file, else None."""
     from . import host
 
     main = sys.modules["__main__"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import InputError, unknown_name
 from ..hosting import checks, host
-from . import host_scripts, status, sweep_files
+from . import host_scripts, mirror, status, sweep_files
 from .launchers import slurm_settings
 
 VERBS = ("launch", "delete_incomplete")
@@ -27,6 +27,7 @@ usage: domainfusion sweep launch|delete_incomplete ARGUMENTS
        domainfusion sweep --dry-run FILE [ARGUMENTS]
        domainfusion sweep --check FILE [FILE ...] [--data_dir D]
        domainfusion sweep status OUT [--json] [--watch]
+       domainfusion sweep mirror OUT --to tensorboard|wandb [--logs DIR] [--project NAME] [--watch]
 
 Without a FILE this is the host's own sweep, and ARGUMENTS reach it as they are. FILE is a sweep file: one or more
 sweeps as plain text, for example sweeps/pacs-resnet50.txt.
@@ -38,6 +39,7 @@ sweeps as plain text, for example sweeps/pacs-resnet50.txt.
                           With --data_dir it also knows the datasets that `domainfusion data add` described there
   status OUT              what has become of each job in the output folder OUT: done, running at a step, stopped and
                           why; --watch looks again every few seconds until none runs
+  mirror OUT              copies the jobs' results rows to TensorBoard or Weights & Biases, with --watch as they come
 
 ARGUMENTS after a FILE override the file's own: `--n_hparams 1 --n_trials 1` is a cheap try."""
 
@@ -52,6 +54,8 @@ def sweep(words: Sequence[str]) -> int:
         return 0
     if first == "status":
         return _status(rest)
+    if first == "mirror":
+        return _mirror(rest)
     if first in FILE_OPTIONS and not has_file:
         raise InputError(
             f"`domainfusion sweep {first}` needs a sweep file: name one, for example sweeps/pacs-resnet50.txt."
@@ -89,6 +93,26 @@ def status_parser() -> argparse.ArgumentParser:
 def _status(words: list[str]) -> int:
     arguments = status_parser().parse_args(words)
     return status.show(arguments.output_dir, arguments.json, arguments.watch)
+
+
+def mirror_parser() -> argparse.ArgumentParser:
+    """The parser of `domainfusion sweep mirror`."""
+    parser = argparse.ArgumentParser(prog="domainfusion sweep mirror")
+    parser.add_argument("output_dir", type=Path, help="the --output_dir of a sweep")
+    parser.add_argument("--to", choices=("tensorboard", "wandb"), required=True, help="where the rows go")
+    parser.add_argument("--logs", type=Path, help="the folder of the copies; without it OUT/tensorboard or OUT/wandb")
+    parser.add_argument("--project", default="domainbed", help="the project in Weights & Biases (default: domainbed)")
+    parser.add_argument("--watch", action="store_true", help="copy new rows every few seconds until every job is done")
+    return parser
+
+
+def _mirror(words: list[str]) -> int:
+    given = mirror_parser().parse_args(words)
+    logs = given.logs or given.output_dir / given.to
+    if given.to == "tensorboard":
+        return mirror.mirror(given.output_dir, logs, mirror.TensorBoard(logs), given.watch)
+    sink = mirror.WeightsAndBiases(logs, given.project)
+    return mirror.mirror(given.output_dir, logs, sink, given.watch, only_done=sink.is_offline)
 
 
 def dry_run(path: Path, extra: Sequence[str]) -> int:

@@ -37,7 +37,10 @@ def flags(verb: str) -> set[str]:
     known |= {"--help"}
     if verb in ("sweep", "estimate"):
         known |= {option for action in sweep_files.parser()._actions for option in action.option_strings}
-        known |= {"--json"} if verb == "estimate" else {"--dry-run", "--check", "--json", "--watch"}
+        known |= {"--json"} if verb == "estimate" else {"--dry-run", "--check"}
+    if verb == "sweep":
+        parsers = (command.status_parser(), command.mirror_parser())
+        known |= {option for each in parsers for action in each._actions for option in action.option_strings}
     return known
 
 
@@ -71,6 +74,9 @@ def _parse_domainfusion(arguments: list[str]) -> None:
         rest = [word for word in given.arguments if word != "--json" or verb == "sweep"]
         if verb == "sweep" and rest[0] == "status":
             command.status_parser().parse_args(rest[1:])
+            return
+        if verb == "sweep" and rest[0] == "mirror":
+            command.mirror_parser().parse_args(rest[1:])
             return
         if verb == "sweep":
             assert rest[0] in ("launch", "delete_incomplete", "--dry-run", "--check"), rest[0]

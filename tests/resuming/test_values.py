@@ -79,7 +79,11 @@ def test_a_parameter_comes_back_with_its_gradient():
     assert isinstance(back, torch.nn.Parameter) and back.requires_grad and same(back.grad, parameter.grad)
 
 
-@pytest.mark.parametrize("value", [object(), len, [torch.nn.ReLU()], {"a": lambda: 0}, np.array([object()])], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [object(), len, [torch.nn.ReLU()], {"a": lambda: 0}, np.array([object()])],
+    ids=["object", "function", "module", "lambda", "array of objects"],
+)
 def test_what_is_not_data_is_refused(value):
     assert not values.is_data(value)
     with pytest.raises(TypeError, match="is not plain data"):
