@@ -15,6 +15,7 @@ the context agrees with the train script exactly.
 
 import argparse
 import importlib.util
+import inspect
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,8 +114,8 @@ def current() -> TrainingContext:
 def require_run() -> None:
     """Raise InputError in a `train` run whose dataset or training in-splits the hooks did not see.
 
-    Outside the train script (unit tests, notebooks, `domainfusion predict`) there is no run, and nothing is raised. If
-    training loaders were built there all the same, a printed line says that the run's arguments are not known.
+    Also if another program runs the train script inside itself: then the arguments of the run cannot be known.
+    Outside the train script (unit tests, notebooks, `domainfusion predict`) there is no run, and nothing is raised.
     Call it when an algorithm is built: train has built its dataset and its loaders by then.
     """
     if running_script() == "train" and not current().in_splits:
@@ -122,13 +123,24 @@ def require_run() -> None:
             f"The training images of {train_arguments().dataset} cannot be seen: derive its class from the host's "
             "MultipleDomainDataset and keep its environments in the attribute `datasets`."
         )
-    if running_script() is None and current().in_splits:
-        from . import host
-
-        print(
-            f"This is not `python -m {host.NAME}.scripts.train`, so the run's arguments are not known: seed "
-            f"{current().seed} and {current().total_steps} steps are assumed, and there is no output folder."
+    if running_script() is None and _inside_train():
+        raise InputError(
+            "The train script runs inside another program, so its seed, steps and output folder cannot be known: start "
+            "it as a process of its own, or with runpy.run_module(…, run_name='__main__', alter_sys=True)."
         )
+
+
+def _inside_train() -> bool:
+    """Whether the train script's code called us, whatever the main module is."""
+    from . import host
+
+    frame = inspect.currentframe()
+    while frame is not None:
+        spec = frame.f_globals.get("__spec__")
+        if spec is not None and spec.name == f"{host.NAME}.scripts.train":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def stated_class_names(dataset: Any) -> list[str] | None:

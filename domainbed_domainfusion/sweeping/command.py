@@ -151,10 +151,11 @@ def launch(verb: str, path: Path, extra: Sequence[str]) -> int:
         )
     if given.command_launcher not in host.command_launchers.REGISTRY:
         raise unknown_name("command launcher", given.command_launcher, host.command_launchers.REGISTRY)
-    settings = slurm_settings.find(beside=path.parent)
-    if settings is not None:  # for the launcher, which does not know the file
-        slurm_settings.read(settings)
-        os.environ[slurm_settings.SETTINGS_VARIABLE] = str(settings)
+    if given.command_launcher == "slurm":
+        settings = slurm_settings.find(beside=path.parent)
+        slurm_settings.read(settings)  # a mistake in it is said before the host asks for confirmation
+        if settings is not None:  # the launcher does not know where the sweep file is
+            os.environ[slurm_settings.SETTINGS_VARIABLE] = str(settings)
     for sweep in file.sweeps:
         print(f"[{sweep.folder}] {' '.join(sweep.given(extra).algorithms)}: {_states(sweep.jobs(extra))}")
     if not given.skip_confirmation:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -95,14 +96,19 @@ def test_a_train_run_needs_a_context(host_run, as_script):
     context.require_run()
 
 
-def test_training_outside_the_train_script_says_what_is_not_known(host_run, as_script, capsys):
-    host_run("ERM")
-    capsys.readouterr()
-    context.require_run()
-    assert "so the run's arguments are not known: seed 0 and 12 steps are assumed" in capsys.readouterr().out
-    as_script("train", "--dataset", "Debug28", "--seed", "3")
-    context.require_run()
-    assert capsys.readouterr().out == ""
+def test_train_inside_another_program_is_refused(tmp_path):
+    """Its arguments are not the process's: the run would silently have the default seed and number of steps."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import runpy, sys\n"
+        "sys.argv = ['train', '--dataset', 'Debug28', '--algorithm', 'DomainFusion']\n"
+        f"sys.argv += ['--output_dir', {str(tmp_path)!r}, '--hparams', '{{\"batch_size\": 4}}']\n"
+        f"runpy.run_module('{host.NAME}.scripts.train', run_name='__main__', alter_sys=False)\n"
+    )
+    ended = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    assert ended.returncode == 1
+    message = "runs inside another program, so its seed, steps and output folder cannot be known"
+    assert message in (tmp_path / "err.txt").read_text() + ended.stderr
 
 
 def test_a_script_that_is_run_as_a_file_is_known(monkeypatch, tmp_path):
