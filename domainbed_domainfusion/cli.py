@@ -250,6 +250,10 @@ def _quickstart(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    if arguments.arguments[:1] == ["status"]:  # it is asked often, and needs neither the host nor torch
+        from .sweeping import status
+
+        return status.command(arguments.arguments[1:])
     from .sweeping.command import sweep
 
     return sweep(arguments.arguments)

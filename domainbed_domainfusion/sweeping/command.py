@@ -53,9 +53,9 @@ def sweep(words: Sequence[str]) -> int:
         print(HELP)
         return 0
     if first == "status":
-        return _status(rest)
+        return status.command(rest)
     if first == "mirror":
-        return _mirror(rest)
+        return mirror.command(rest)
     if first in FILE_OPTIONS and not has_file:
         raise InputError(
             f"`domainfusion sweep {first}` needs a sweep file: name one, for example sweeps/pacs-resnet50.txt."
@@ -76,43 +76,6 @@ def _files_to_check(words: list[str]) -> list[Path]:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--data_dir", help="read when the plugin is imported: `data.own_datasets`")
     return parser.parse_args(words).files
-
-
-def status_parser() -> argparse.ArgumentParser:
-    """The parser of `domainfusion sweep status`."""
-    parser = argparse.ArgumentParser(
-        prog="domainfusion sweep status",
-        epilog=". ".join(f"{state}: {meaning}" for state, meaning in status.STATES.items()),
-    )
-    parser.add_argument("output_dir", type=Path, help="the --output_dir of a sweep")
-    parser.add_argument("--json", action="store_true", help="one JSON array of all jobs instead of the table")
-    parser.add_argument("--watch", action="store_true", help="look again every few seconds until no job runs or waits")
-    return parser
-
-
-def _status(words: list[str]) -> int:
-    arguments = status_parser().parse_args(words)
-    return status.show(arguments.output_dir, arguments.json, arguments.watch)
-
-
-def mirror_parser() -> argparse.ArgumentParser:
-    """The parser of `domainfusion sweep mirror`."""
-    parser = argparse.ArgumentParser(prog="domainfusion sweep mirror")
-    parser.add_argument("output_dir", type=Path, help="the --output_dir of a sweep")
-    parser.add_argument("--to", choices=("tensorboard", "wandb"), required=True, help="where the rows go")
-    parser.add_argument("--logs", type=Path, help="the folder of the copies; without it OUT/tensorboard or OUT/wandb")
-    parser.add_argument("--project", default="domainbed", help="the project in Weights & Biases (default: domainbed)")
-    parser.add_argument("--watch", action="store_true", help="copy new rows every few seconds until every job is done")
-    return parser
-
-
-def _mirror(words: list[str]) -> int:
-    given = mirror_parser().parse_args(words)
-    logs = given.logs or given.output_dir / given.to
-    if given.to == "tensorboard":
-        return mirror.mirror(given.output_dir, logs, mirror.TensorBoard(logs), given.watch)
-    sink = mirror.WeightsAndBiases(logs, given.project)
-    return mirror.mirror(given.output_dir, logs, sink, given.watch, only_done=sink.is_offline)
 
 
 def dry_run(path: Path, extra: Sequence[str]) -> int:

@@ -4,11 +4,12 @@ It only reads the jobs' folders, so it can run beside the sweep, after it, or on
 What has been copied is remembered in LOGS/mirrored.json, and a second call copies only what is new.
 """
 
+import argparse
 import hashlib
 import json
 import numbers
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,27 @@ NOT_MIRRORED = ("step",)  # it is the axis
 #: Opens a job's run in a sink. The run takes (step, the columns of a row with their numbers).
 Run = AbstractContextManager[Callable[[int, dict[str, float]], None]]
 Sink = Callable[[Job], Run]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `domainfusion sweep mirror`."""
+    parser = argparse.ArgumentParser(prog="domainfusion sweep mirror")
+    parser.add_argument("output_dir", type=Path, help="the --output_dir of a sweep")
+    parser.add_argument("--to", choices=("tensorboard", "wandb"), required=True, help="where the rows go")
+    parser.add_argument("--logs", type=Path, help="the folder of the copies; without it OUT/tensorboard or OUT/wandb")
+    parser.add_argument("--project", default="domainbed", help="the project in Weights & Biases (default: domainbed)")
+    parser.add_argument("--watch", action="store_true", help="copy new rows every few seconds until every job is done")
+    return parser
+
+
+def command(words: Sequence[str]) -> int:
+    """Run `domainfusion sweep mirror <words>` and return the exit status."""
+    given = parser().parse_args(words)
+    logs = given.logs or given.output_dir / given.to
+    if given.to == "tensorboard":
+        return mirror(given.output_dir, logs, TensorBoard(logs), given.watch)
+    sink = WeightsAndBiases(logs, given.project)
+    return mirror(given.output_dir, logs, sink, given.watch, only_done=sink.is_offline)
 
 
 def mirror(output_dir: Path, logs: Path, sink: Sink, watch: bool = False, only_done: bool = False) -> int:

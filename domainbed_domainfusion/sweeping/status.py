@@ -5,6 +5,7 @@ Nothing is imported of the host and nothing is written, so it can be asked while
 machine that shares the folder.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -68,6 +69,24 @@ class JobStatus:
         if self.last_error:
             parts.append(f"last error: {self.last_error}")
         return f"{self.state:<8} {name}{': ' if parts else ''}{', '.join(parts)}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `domainfusion sweep status`."""
+    parser = argparse.ArgumentParser(
+        prog="domainfusion sweep status",
+        epilog=". ".join(f"{state}: {meaning}" for state, meaning in STATES.items()),
+    )
+    parser.add_argument("output_dir", type=Path, help="the --output_dir of a sweep")
+    parser.add_argument("--json", action="store_true", help="one JSON array of all jobs instead of the table")
+    parser.add_argument("--watch", action="store_true", help="look again every few seconds until no job runs or waits")
+    return parser
+
+
+def command(words: Sequence[str]) -> int:
+    """Run `domainfusion sweep status <words>` and return the exit status."""
+    given = parser().parse_args(words)
+    return show(given.output_dir, given.json, given.watch)
 
 
 def status(output_dir: Path) -> list[JobStatus]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from domainbed_domainfusion import cli
 from domainbed_domainfusion.hosting import checks, host
-from domainbed_domainfusion.sweeping import command, sweep_files
+from domainbed_domainfusion.sweeping import mirror, status, sweep_files
 
 from .pages import ROOT
 
@@ -39,7 +39,7 @@ def flags(verb: str) -> set[str]:
         known |= {option for action in sweep_files.parser()._actions for option in action.option_strings}
         known |= {"--json"} if verb == "estimate" else {"--dry-run", "--check"}
     if verb == "sweep":
-        parsers = (command.status_parser(), command.mirror_parser())
+        parsers = (status.parser(), mirror.parser())
         known |= {option for each in parsers for action in each._actions for option in action.option_strings}
     return known
 
@@ -73,10 +73,10 @@ def _parse_domainfusion(arguments: list[str]) -> None:
     if verb in ("sweep", "estimate"):
         rest = [word for word in given.arguments if word != "--json" or verb == "sweep"]
         if verb == "sweep" and rest[0] == "status":
-            command.status_parser().parse_args(rest[1:])
+            status.parser().parse_args(rest[1:])
             return
         if verb == "sweep" and rest[0] == "mirror":
-            command.mirror_parser().parse_args(rest[1:])
+            mirror.parser().parse_args(rest[1:])
             return
         if verb == "sweep":
             assert rest[0] in ("launch", "delete_incomplete", "--dry-run", "--check"), rest[0]

@@ -107,3 +107,14 @@ def test_folders_without_jobs(tmp_path):
         status.status(tmp_path)
     with pytest.raises(InputError, match="No sweep folder"):
         status.status(tmp_path / "nowhere")
+
+
+def test_it_is_quick_to_start(tmp_path):
+    """It is asked often, on a machine that others use too."""
+    job(tmp_path, 1, 0, done=True)
+    program = (
+        "import sys; from domainbed_domainfusion import cli; status = cli.main(['sweep', 'status', sys.argv[1]]); "
+    )
+    program += "print(status, sorted({'torch', 'numpy', 'diffusers', 'domainbed'} & set(sys.modules)))"
+    asked = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True)
+    assert asked.stdout.splitlines()[-1] == "0 []"
