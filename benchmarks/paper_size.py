@@ -72,18 +72,19 @@ def run(folder: Path, files: list[Path], checkpoints: int) -> Results:
             link.symlink_to(job.output_dir)
     ours, hosts = [sys.executable, "-m", "domainbed_domainfusion.cli"], [sys.executable, "-m"]
     tools = {
-        "sweep launch, nothing to do": [[*ours, "sweep", "launch", str(path), *arguments] for path in files],
         "sweep status": [[*ours, "sweep", "status", str(together)]],
         "collect_results": [[*hosts, f"{host.NAME}.scripts.collect_results", "--input_dir", str(together)]],
         "report": [[*ours, "report", "--input_dir", str(together), "--output", str(folder / "report.html")]],
+        "sweep launch, nothing to do": [[*ours, "sweep", "launch", str(path), *arguments] for path in files],
     }
     number = len(list(together.iterdir()))
     results = Results("paper_size", "made-up results", {"jobs": number, "rows of each": checkpoints})
-    table = Table(["tool", "seconds", "peak memory (GB)"])
+    table = Table(["tool", "commands", "seconds", "peak memory (GB)"])
     for name, commands in tools.items():
         measured = [_measured(command) for command in commands]
         seconds, peak = sum(each[0] for each in measured), max(each[1] for each in measured)
-        table.rows.append([name, f"{seconds:.1f}", f"{peak / 1e9:.2f}"])
+        table.rows.append([name, str(len(commands)), f"{seconds:.1f}", f"{peak / 1e9:.2f}"])
+        print(f"{name}: {seconds:.1f} s, {peak / 1e9:.2f} GB", file=sys.stderr, flush=True)
         results.seconds[name] = [each[0] for each in measured]
     results.tables.append(table)
     return results
