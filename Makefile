@@ -34,8 +34,8 @@ test-resume: $(STAMP)
 	KILL_TESTS=1 .venv/bin/python -m pytest -s tests/resuming
 	.venv/bin/python -m tests.resuming.kill_driver --runs 30
 
-# A sweep on a real Slurm that preempts, ends and kills its jobs, and loses its node: six minutes. It needs root. Debian's
-# packages are installed if they are missing; where they cannot be, the test says so and is skipped.
+# A sweep on a real Slurm that preempts, ends and kills its jobs, and loses its node: twelve minutes. It needs root.
+# Debian's packages are installed if they are missing; where they cannot be, the test says so and is skipped.
 test-slurm: $(STAMP)
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || apt-get install --yes slurm-wlm munge || true
 	SLURM_TESTS=1 .venv/bin/python -m pytest -s tests/slurm
