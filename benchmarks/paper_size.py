@@ -6,7 +6,6 @@ a row for every checkpoint, random accuracies. Then each tool runs once in a pro
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,13 @@ from . import machine
 from .results import Results, Table
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
+#: Runs a command and prints its peak memory in KB. A child of this process itself would count this process's memory.
+MEASURING = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
 CHECKPOINTS = 34  # rows of a job: 10,020 steps, a checkpoint every 300
 OF_DOMAINFUSION = (
     "generated_images",
@@ -124,12 +130,14 @@ def _rows(job, checkpoints: int) -> Iterator[dict]:
 def _measured(command: list[str]) -> tuple[float, int]:
     """(seconds, peak bytes) of a command. Raises CalledProcessError if it fails."""
     begun = time.perf_counter()
-    process = subprocess.Popen(command, env=script_environment(), stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return time.perf_counter() - begun, 1024 * usage.ru_maxrss
+    ended = subprocess.run(
+        [sys.executable, "-c", MEASURING, *command],
+        env=script_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return time.perf_counter() - begun, 1024 * int(ended.stdout)
 
 
 if __name__ == "__main__":
