@@ -54,7 +54,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         results = run(Path(folder), given.files, given.checkpoints)
     described = machine.describe("cpu", [])
-    described["command"] = "python -m benchmarks.paper_size"
+    described["command"] = " ".join(["python -m benchmarks.paper_size", *sys.argv[1:]])
     results.write(given.output, described)
     print(results.markdown(described))
     return 0

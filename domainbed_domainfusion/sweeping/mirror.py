@@ -9,10 +9,9 @@ import hashlib
 import json
 import numbers
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..errors import InputError
@@ -23,9 +22,8 @@ SECONDS = 10  # between two looks with --watch
 STATE_FILE = "mirrored.json"
 NOT_MIRRORED = ("step",)  # it is the axis
 
-#: Opens a job's run in a sink. The run takes (step, the columns of a row with their numbers).
-Run = AbstractContextManager[Callable[[int, dict[str, float]], None]]
-Sink = Callable[[Job], Run]
+Write = Callable[[int, dict[str, float]], None]  # takes a step and the numbers of its row
+Sink = Callable[[Job], AbstractContextManager[Write]]  # opens a job's run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,24 +83,19 @@ class TensorBoard:
         self._make: Callable[[str], Any] = SummaryWriter
         self._logs = logs
 
-    def __call__(self, job: Job) -> Run:
-        return _TensorBoardRun(self._make(str(self._logs / run_name(job))), job)
+    @contextmanager
+    def __call__(self, job: Job) -> Iterator[Write]:
+        writer = self._make(str(self._logs / run_name(job)))
+        writer.add_text("hparams", f"```\n{json.dumps(_hparams(job), indent=1)}\n```")
 
+        def write(step: int, row: dict[str, float]) -> None:
+            for name, value in row.items():
+                writer.add_scalar(name, value, step)
 
-class _TensorBoardRun:
-    def __init__(self, writer: Any, job: Job):
-        self._writer, self._job = writer, job
-
-    def __enter__(self) -> Callable[[int, dict[str, float]], None]:
-        self._writer.add_text("hparams", f"```\n{json.dumps(_hparams(self._job), indent=1)}\n```")
-        return self._write
-
-    def _write(self, step: int, row: dict[str, float]) -> None:
-        for name, value in row.items():
-            self._writer.add_scalar(name, value, step)
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._writer.close()
+        try:
+            yield write
+        finally:
+            writer.close()
 
 
 class WeightsAndBiases:
@@ -120,31 +113,19 @@ class WeightsAndBiases:
         """Whether runs go to files. Such a run cannot be continued: its job has to be written at once."""
         return self._wandb.setup().settings.mode in ("offline", "dryrun")
 
-    def __call__(self, job: Job) -> Run:
-        return _WeightsAndBiasesRun(
-            lambda: self._wandb.init(
-                project=self._project,
-                id=hashlib.md5(str(job.folder.absolute()).encode()).hexdigest()[:16],
-                name=run_name(job),
-                group=job.args["algorithm"],
-                config={**job.args, "hparams": _hparams(job)},
-                dir=str(self._logs),
-                resume=None if self.is_offline else "allow",
-                reinit="finish_previous",
-            )
-        )
-
-
-class _WeightsAndBiasesRun:
-    def __init__(self, begin: Callable[[], Any]):
-        self._begin = begin
-
-    def __enter__(self) -> Callable[[int, dict[str, float]], None]:
-        self._run = self._begin()
-        return lambda step, row: self._run.log(row, step=step)
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._run.finish(exit_code=1 if error else 0)
+    @contextmanager
+    def __call__(self, job: Job) -> Iterator[Write]:
+        with self._wandb.init(
+            project=self._project,
+            id=hashlib.md5(str(job.folder.absolute()).encode()).hexdigest()[:16],
+            name=run_name(job),
+            group=job.args["algorithm"],
+            config={**job.args, "hparams": _hparams(job)},
+            dir=str(self._logs),
+            resume=None if self.is_offline else "allow",
+            reinit="finish_previous",
+        ) as run:
+            yield lambda step, row: run.log(row, step=step)
 
 
 def run_name(job: Job) -> str:
@@ -167,7 +148,7 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _hparams(job: Job) -> dict[str, Any]:
-    return job.rows[0].get("hparams", {}) if job.rows else {}
+    return job.rows[0].get("hparams", {})
 
 
 def _copied(logs: Path) -> dict[str, int]:

@@ -50,23 +50,10 @@ def cluster(tmp_path_factory):
 
 
 def sweep(root: Path, output: str, launcher: str, environment: dict[str, str]) -> None:
-    arguments = {
-        "--data_dir": root / "data",
-        "--output_dir": root / output,
-        "--command_launcher": launcher,
-        "--algorithms": "ERM DomainFusion",
-        "--datasets": tiny_folder.NAME,
-        "--n_hparams": 1,
-        "--n_trials": 1,
-        "--steps": STEPS,
-        "--hparams": json.dumps(HPARAMS),
-    }
-    words = [
-        str(word)
-        for name, value in arguments.items()
-        for word in (name, *(str(value).split() if name == "--algorithms" else [value]))
-    ]
-    command = [sys.executable, "-m", "domainbed_domainfusion.minibed.scripts.sweep", "launch", *words]
+    command = [sys.executable, "-m", "domainbed_domainfusion.minibed.scripts.sweep", "launch"]
+    command += ["--data_dir", str(root / "data"), "--output_dir", str(root / output), "--command_launcher", launcher]
+    command += ["--algorithms", "ERM", "DomainFusion", "--datasets", tiny_folder.NAME, "--hparams", json.dumps(HPARAMS)]
+    command += ["--n_hparams", "1", "--n_trials", "1", "--steps", str(STEPS)]
     command += ["--single_test_envs", "--skip_confirmation"]
     subprocess.run(command, env=environment, cwd=root, check=True)
 

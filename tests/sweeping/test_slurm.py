@@ -38,7 +38,7 @@ def job_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def slurm_programs(tmp_path, monkeypatch):
-    """Puts stand-ins for Slurm's programs first on PATH; answer(name, shell text) makes one."""
+    """A function of a name and a shell text that puts a stand-in for a program of Slurm first on PATH."""
     folder = tmp_path / "programs"
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return lambda name, text: program(folder, name, text)

@@ -23,8 +23,8 @@ MANY = 1_000_000  # how often a job may reach its time limit
 def launch(commands: list[str]) -> None:
     """Submit the jobs of a sweep, except those that Slurm has in its queue already.
 
-    Raises InputError before anything is submitted if submitit or Slurm is missing, if slurm.toml is wrong, or if Slurm
-    refuses the jobs.
+    Raises InputError before anything is submitted if submitit or Slurm is missing or if slurm.toml is wrong; also if
+    Slurm refuses an array, and then the arrays before it stay in the queue.
     """
     if not commands:
         return
