@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import InputError, unknown_name
 from ..hosting import checks, host
-from . import host_scripts, mirror, status, sweep_files
+from . import host_scripts, mirror, sweep_files
 from .launchers import slurm_settings
 
 VERBS = ("launch", "delete_incomplete")
@@ -45,15 +45,16 @@ ARGUMENTS after a FILE override the file's own: `--n_hparams 1 --n_trials 1` is 
 
 
 def sweep(words: Sequence[str]) -> int:
-    """Run `domainfusion sweep <words>` and return the exit status. Raises InputError for wrong words."""
+    """Run `domainfusion sweep <words>` and return the exit status. Raises InputError for wrong words.
+
+    Not `sweep status`: the command line calls `status.command` itself, without importing this module.
+    """
     first, rest = (words[0] if words else ""), list(words[1:])
     has_file = bool(rest) and not rest[0].startswith("-")
     for_file = first in FILE_OPTIONS or (first in VERBS and has_file)
     if for_file and {"-h", "--help"} & set(rest):
         print(HELP)
         return 0
-    if first == "status":
-        return status.command(rest)
     if first == "mirror":
         return mirror.command(rest)
     if first in FILE_OPTIONS and not has_file:
