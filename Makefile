@@ -3,7 +3,7 @@ PYTHON ?= python3
 STAMP := .venv/installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart check test coverage test-lowest check-sweeps test-resume test-slurm test-upstream checkout-named docs benchmark benchmark-gpu clean
+.PHONY: quickstart check test coverage test-lowest check-sweeps test-resume test-slurm test-ray test-upstream checkout-named docs benchmark benchmark-gpu clean
 
 quickstart: $(STAMP)
 	.venv/bin/domainfusion quickstart
@@ -39,6 +39,10 @@ test-resume: $(STAMP)
 test-slurm: $(STAMP)
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || apt-get install --yes slurm-wlm munge || true
 	SLURM_TESTS=1 .venv/bin/python -m pytest -s tests/slurm
+
+# A sweep on a Ray cluster of two nodes, processes of this machine, that is interrupted and loses a node: five minutes.
+test-ray: .venv/installed-ray
+	RAY_TESTS=1 .venv/bin/python -m pytest -s tests/ray_cluster
 
 # Every file in sweeps/: known names, hparams in range, as many jobs as it states.
 check-sweeps: $(STAMP)
@@ -77,6 +81,10 @@ benchmark-gpu: $(STAMP)
 
 .venv/installed-domainbed: $(STAMP)
 	.venv/bin/python $(PIP_INSTALL) --editable '.[dev,domainbed]'
+	touch $@
+
+.venv/installed-ray: $(STAMP)
+	.venv/bin/python $(PIP_INSTALL) --editable '.[dev,ray]'
 	touch $@
 
 $(STAMP): setup.cfg pyproject.toml

@@ -18,6 +18,7 @@ from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.generated.dataset import GenerateDataset
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.hosting.context import InSplit
+from domainbed_domainfusion.hosting.job_hparams import hparams_of
 from domainbed_domainfusion.pixels import PixelRange
 from domainbed_domainfusion.pocket.digit_styles import labels
 from domainbed_domainfusion.sweeping import sweep_files
@@ -185,7 +186,7 @@ def whole_sweep(model: Model) -> list[Run]:
 
 def _counted(args: dict, images: Sequence[int]) -> Run:
     """The counts of one job, without running it. Its splits and its generate-dataset are those of the run."""
-    misc, hparams = host.lib.misc, counting.hparams_of(args)
+    misc, hparams = host.lib.misc, hparams_of(args)
     in_splits = []
     for i, count in enumerate(images):
         _, split = misc.split_dataset(

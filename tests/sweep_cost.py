@@ -10,6 +10,7 @@ import json
 from benchmarks.candidates import PEAK
 from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.estimate import counting
+from domainbed_domainfusion.hosting.job_hparams import hparams_of
 from domainbed_domainfusion.hosting.ld_presets import with_ld_preset
 
 # FLOP (2 · MAC) for one image. The diffusion model is Stable Diffusion v1 at 320 × 320 pixels: one evaluation of the
@@ -43,7 +44,7 @@ def counts(args: dict) -> counting.Job:
 
 @functools.cache
 def _hparams(args: str) -> str:
-    return json.dumps(counting.hparams_of(json.loads(args)))
+    return json.dumps(hparams_of(json.loads(args)))
 
 
 @functools.cache

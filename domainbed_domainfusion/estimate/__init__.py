@@ -61,10 +61,11 @@ class Estimate:
 
 def make_estimate(request: Any) -> Estimate:
     """Count, calibrate and multiply. request: from `counting.request`."""
+    from ..hosting.job_hparams import hparams_of
     from . import calibration, costs, counting
 
     data = {name: _data(name, request.data_dir) for name in dict.fromkeys(args["dataset"] for args in request.jobs)}
-    jobs = [counting.count(args, counting.hparams_of(args), data[args["dataset"]].images) for args in request.jobs]
+    jobs = [counting.count(args, hparams_of(args), data[args["dataset"]].images) for args in request.jobs]
     conditions = calibration.conditions_of(request.launcher, len(jobs))
     groups: dict[str, list] = {}
     for job in jobs:

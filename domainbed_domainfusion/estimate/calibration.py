@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..hosting.hparam_effects import of_the_time, proportional
 from ..sweeping.launchers.cores import cores_conditions
+from ..sweeping.launchers.gpus import gpus_conditions
 from .counting import Job
 
 SECONDS = 3.0  # each part of a run is repeated for this long
@@ -60,11 +61,13 @@ class Conditions:
 
 
 def conditions_of(launcher: str, jobs: int) -> Conditions:
-    """How `launcher` would run `jobs` jobs on this machine. Raises InputError for multi_gpu without a GPU."""
+    """How `launcher` would run `jobs` jobs on this machine. Raises InputError for gpus and multi_gpu without a GPU."""
     plain = dict(os.environ)
     if launcher == "cores":
         count, environment = cores_conditions(jobs)
         return Conditions((environment,) * count)
+    if launcher == "gpus":
+        return Conditions(tuple(gpus_conditions(max(1, jobs))))
     if launcher == "multi_gpu":
         import torch
 

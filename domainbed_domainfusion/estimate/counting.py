@@ -1,6 +1,5 @@
 """Exact counts of a sweep's jobs, steps, rounds, images and LD gradients, without running anything."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,17 +77,6 @@ def request(words: Sequence[str]) -> Request:
     jobs = [job for sweep in file.sweeps for job in sweep.jobs(words)] if file else sweep_files.jobs_of(given)
     waiting = [job.train_args for job in jobs if job.state == job.NOT_LAUNCHED]
     return Request(given.command_launcher, given.data_dir, waiting, len(jobs) - len(waiting))
-
-
-def hparams_of(args: dict[str, Any]) -> dict[str, Any]:
-    """The hparams of a job, chosen by the rule of the host's train script."""
-    registry, algorithm, dataset = host.hparams_registry, args["algorithm"], args["dataset"]
-    if args["hparams_seed"] == 0:
-        hparams = registry.default_hparams(algorithm, dataset)
-    else:
-        seed = host.lib.misc.seed_hash(args["hparams_seed"], args["trial_seed"])
-        hparams = registry.random_hparams(algorithm, dataset, seed)
-    return {**hparams, **json.loads(args.get("hparams") or "{}")}
 
 
 def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) -> Job:

@@ -10,6 +10,7 @@ from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.data.findings import KINDS
 from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.hosting import backbones, checks, host, hparams, ld_presets
+from domainbed_domainfusion.hosting.job_hparams import hparams_of
 from domainbed_domainfusion.sweeping import sweep_files
 from domainbed_domainfusion.sweeping.launchers import slurm_settings
 
@@ -180,7 +181,7 @@ def test_the_readmes_sweep_costs_what_is_stated():
 def test_a_domainfusion_job_does_what_is_stated():
     images = BENCHMARKS["PACS"].images
     counts = [
-        counting.count(args, counting.hparams_of(args), images)
+        counting.count(args, hparams_of(args), images)
         for args in the_readmes_sweep()
         if args["algorithm"] == "DomainFusion"
     ]

@@ -12,6 +12,7 @@ from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.hosting import host, hparams
+from domainbed_domainfusion.hosting.job_hparams import hparams_of
 
 from .made_up import REQUIRED, sweep_jobs
 
@@ -67,7 +68,7 @@ def test_hparams_are_drawn_as_train_draws_them():
     args = sweep_jobs(
         "--datasets", "PACS", "--algorithms", "DomainFusion", "--n_hparams", "8", "--hparams", '{"denoising_steps": 9}'
     )[0]
-    drawn = [counting.hparams_of(each) for each in args if each["test_envs"] == [0] and each["trial_seed"] == 1]
+    drawn = [hparams_of(each) for each in args if each["test_envs"] == [0] and each["trial_seed"] == 1]
     seeds = [host.lib.misc.seed_hash(seed, 1) for seed in range(8)]
     registry = host.hparams_registry
     expected = [
@@ -226,6 +227,6 @@ def test_synthetic_is_counted_as_domainfusion_with_its_defaults():
             "trial_seed": 0,
             "hparams": json.dumps({"generation_budget": 400, "generation_interval": 1, **given}),
         }
-        job = counting.count(args, counting.hparams_of(args), [1500] * 4)
+        job = counting.count(args, hparams_of(args), [1500] * 4)
         counts.append((job.rounds, job.kept, job.candidates, job.ld_gradients))
     assert counts[0] == counts[1] and counts[0][1] == counts[0][2] > 0 and counts[0][3] == 0

@@ -1,4 +1,4 @@
-"""The launcher `cores`: the number of parallel jobs, their threads, and the error for failed jobs."""
+"""The launcher `cores`: the number of parallel jobs, their threads and memory, and the error for failed jobs."""
 
 import os
 import sys
@@ -9,7 +9,8 @@ import pytest
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.sweeping import host_scripts
-from domainbed_domainfusion.sweeping.launchers import cores
+from domainbed_domainfusion.sweeping.launchers import cores, job_memory, job_pool
+from domainbed_domainfusion.sweeping.launchers.job_pool import LocalJob
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_without_being_asked_one_runs_per_core(four_cores, monkeypatch):
 @pytest.mark.parametrize("asked", ["0", "-1", "two", ""])
 def test_a_senseless_number_of_jobs_is_bad_input(monkeypatch, asked):
     monkeypatch.setenv(cores.JOBS_VARIABLE, asked)
-    with pytest.raises(InputError, match="is not a number of jobs: set it to 1 or more, or unset it to run one"):
+    with pytest.raises(InputError, match="is not a number of jobs: set it to 1 or more, or unset it to run as many"):
         cores.launch(["true"])
 
 
@@ -77,13 +78,13 @@ def test_a_job_that_the_system_killed_is_told_the_remedy(four_cores, tmp_path, c
     with pytest.raises(InputError) as raised:
         cores.launch([f"{command} # --algorithm SAM --dataset PACS --output_dir {tmp_path}"])
     assert str(raised.value).endswith(
-        f"  SAM PACS test_envs 0 in {tmp_path}: it was killed, as the system does when the memory is used up: run fewer "  # noqa: E501
-        "jobs at a time, for example DOMAINFUSION_JOBS=1"
+        f"  SAM PACS test_envs 0 in {tmp_path}: it was killed, as the system does when the memory is used up: say what "
+        "a job takes, for example DOMAINFUSION_JOB_MEMORY=16G, or run fewer at a time, for example DOMAINFUSION_JOBS=1"
     )
 
 
 def test_progress_counts_the_steps_in_the_results_file(tmp_path):
-    job = cores._Job(f"exec sleep 30 --algorithm ERM --dataset PACS --output_dir {tmp_path} --steps 200")
+    job = LocalJob(f"exec sleep 30 --algorithm ERM --dataset PACS --output_dir {tmp_path} --steps 200")
     assert job.progress() == 0
     job.command = "exec sleep 30"
     job.start(dict(os.environ))
@@ -94,6 +95,23 @@ def test_progress_counts_the_steps_in_the_results_file(tmp_path):
     finally:
         job.stop()
     assert job.progress() == 1
+
+
+def test_a_job_that_does_not_fit_waits_until_the_others_have_ended(four_cores, monkeypatch, tmp_path, capfd):
+    """Four may run at a time, but the memory holds two: one that runs, with 1 GB of its 3 taken, and a second."""
+    running = tmp_path / "running"
+    running.mkdir()
+    monkeypatch.setenv(job_memory.MEMORY_VARIABLE, "3G")
+    free = lambda device: (6 - len(list(running.iterdir()))) * job_memory.GIB  # noqa: E731
+    monkeypatch.setattr(job_memory, "free_memory", free)
+    monkeypatch.setattr(job_pool, "taken_bytes", lambda process: job_memory.GIB)
+    job = "touch running/{0}; ls running | wc -l >> most; sleep 0.5; rm running/{0} # --algorithm A{0} --dataset D"
+    cores.launch([f"cd {tmp_path}; {job.format(i)}" for i in range(5)])
+    assert max(map(int, (tmp_path / "most").read_text().split())) == 2
+    assert len((tmp_path / "most").read_text().split()) == 5
+    told = capfd.readouterr().err
+    assert "A2 D test_envs 0 waits for memory: a job of its kind is expected to take 3.0 GB. " in told
+    assert told.count("A2 D test_envs 0 waits for memory") == 1
 
 
 def test_nothing_to_launch_is_no_work():

@@ -8,6 +8,7 @@ import pytest
 from domainbed_domainfusion import cli
 from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.estimate import counting
+from domainbed_domainfusion.hosting.job_hparams import hparams_of
 from domainbed_domainfusion.report import published
 from domainbed_domainfusion.sweeping import sweep_files
 
@@ -74,7 +75,7 @@ def test_the_benchmarks_quote_the_published_numbers_and_run_the_papers_protocol(
     epochs = every[0]["steps"] / (min(images) / 16)
     assert {args["steps"] for args in every} == {every[0]["steps"]}
     assert epochs == 120 if dataset != "DomainNet" else every[0]["steps"] == 15001
-    domainfusion = [counting.hparams_of(args) for args in every if args["algorithm"] == "DomainFusion"]
+    domainfusion = [hparams_of(args) for args in every if args["algorithm"] == "DomainFusion"]
     varied = {name for name in domainfusion[0] if len({repr(hparams[name]) for hparams in domainfusion}) > 1}
     assert varied <= {"lr", "candidates", "vit_dropout"} and {"lr", "candidates"} <= varied  # no backbone here is a ViT
     assert all(
@@ -102,7 +103,7 @@ def test_each_arm_of_an_ablation_is_the_full_method_with_what_its_comment_names(
     for path in FILES:
         if path.stem.startswith("officehome-") and path not in MAIN:
             for arm in sweep_files.read(ROOT / path).sweeps:
-                arms[arm.folder] = counting.hparams_of(arm.jobs(LAUNCH)[0].train_args)
+                arms[arm.folder] = hparams_of(arm.jobs(LAUNCH)[0].train_args)
     full = arms.pop("officehome-full")
     changed = {folder: {name: h[name] for name in h if h[name] != full[name]} for folder, h in arms.items()}
     assert changed["officehome-no-sampling"] == {"sampling_strategy": False}
