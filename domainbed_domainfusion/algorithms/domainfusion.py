@@ -18,6 +18,7 @@ from ..diffusion.distillation import LatentDistillation
 from ..diffusion.source import resolve_source
 from ..generated.candidate_cache import CandidateCache
 from ..generated.dataset import GenerateDataset, round_begins, uses_generated
+from ..generated.device_pool import DevicePool, devices_of
 from ..generated.digests import weights_digest
 from ..generated.gallery import Gallery
 from ..generated.generation import Generation, Judge
@@ -142,7 +143,9 @@ class DomainFusion(host.algorithms.ERM):
         if self.hparams["candidate_cache"] is not None and self.uses_generated:
             identity = candidate_identity(self.hparams, model.ldm)
             cache = CandidateCache(self.hparams["candidate_cache"], sampler, identity)
-        self.generation = Generation(sampler, self._new_judge(), self.hparams, cache)
+        devices = devices_of(self.hparams["generation_devices"], device) if self.uses_generated else []
+        pool = DevicePool(sampler, devices, self.hparams, self.class_names) if devices else None
+        self.generation = Generation(sampler, self._new_judge(), self.hparams, cache, pool)
         self.ld_term = DistillationTerm(self.distillation, self.hparams, self.pixel_range, context.current().seed)
         self.generate_dataset = self._new_generate_dataset(self.generation)
 
@@ -157,7 +160,7 @@ class DomainFusion(host.algorithms.ERM):
         if dataset is None or generation is None or not self.uses_generated or not self.generates_at(self.step):
             return 0, 0.0
         self.eval()
-        n_generated = dataset.refresh(self.step, generation, self.hparams["generation_batch"])
+        n_generated = dataset.refresh(self.step, generation, self.hparams["generation_batch"], generation.ahead)
         self.train()
         return n_generated, dataset.seconds_saved
 

@@ -30,8 +30,12 @@ from .saved_rounds import IMAGES_PER_PART, Inputs, Part, SavedRounds
 
 Key = tuple[int, int]  # (index among the in-splits, index into the environment)
 
-#: A `Generation`: (images (B, 3, S, S) in [-1, 1], labels (B,), seeds (B × N_c), whether runs share them) → Generated
+#: Images (B, 3, S, S) in [-1, 1], labels (B,), seeds (B × N_c).
+Batch = tuple[torch.Tensor, torch.Tensor, list[list[int]]]
+#: A `Generation`: (images, labels, seeds, whether runs share these) → Generated
 Generate = Callable[[torch.Tensor, torch.Tensor, list[list[int]], bool], Generated]
+#: `Generation.ahead`: (the batches to come, whether runs share their seeds)
+Ahead = Callable[[Iterator[Batch], bool], None]
 
 PREFETCHED = 2  # minibatches that each loader worker fetches ahead, torch's default
 
@@ -127,10 +131,11 @@ class GenerateDataset:
         images, labels = zip(*map(self.version, rows))
         return torch.stack(images), torch.tensor(labels)
 
-    def refresh(self, step: int, generate: Generate, batch_size: int) -> int:
+    def refresh(self, step: int, generate: Generate, batch_size: int, ahead: Ahead | None = None) -> int:
         """One round (Algorithm 1, lines 5 to 13): replace the latest version of each image by a generated one.
 
-        Returns the number of images. `batch_size` changes speed only, because every candidate has its own seed.
+        Returns the number of images. `batch_size` changes speed only, because every candidate has its own seed. `ahead`
+        is told the batches of a part before `generate` is called with the first of them.
         """
         number, parts = self.rounds + 1, self._parts(batch_size)
         store = self._store or ImageStore(len(self.keys), self.size, self.folder)
@@ -143,7 +148,7 @@ class GenerateDataset:
                 inputs = self._inputs(number, step, i, rows)
                 part = self.saved.read(inputs) if self.saved else None
                 if part is None:
-                    part = self._generate_part(inputs, generate, batch_size, progress)
+                    part = self._generate_part(inputs, generate, batch_size, progress, ahead)
                 else:
                     self.seconds_saved += part.seconds
                     progress.update(len(rows))
@@ -181,17 +186,25 @@ class GenerateDataset:
             seeds,
         )
 
-    def _generate_part(self, inputs: Inputs, generate: Generate, batch_size: int, progress: tqdm) -> Part:
+    def _generate_part(
+        self, inputs: Inputs, generate: Generate, batch_size: int, progress: tqdm, ahead: Ahead | None
+    ) -> Part:
         started = time.perf_counter()
         seeds = inputs.seeds or [
             candidate_seeds(self.seed, environment, index, inputs.number, self.candidates)
             for environment, index in zip(inputs.environments, inputs.indices)
         ]
+
+        def batches() -> Iterator[Batch]:
+            for start in range(0, len(seeds), batch_size):
+                here = slice(start, start + batch_size)
+                yield pixels.from_store(inputs.images[here]), inputs.labels[here], seeds[here]
+
+        if ahead is not None:
+            ahead(batches(), inputs.seeds is not None)
         images, content, style = [], [], []
-        for start in range(0, len(seeds), batch_size):
-            batch = slice(start, start + batch_size)
-            x, y = pixels.from_store(inputs.images[batch]), inputs.labels[batch]
-            made = generate(x, y, seeds[batch], inputs.seeds is not None)
+        for batch in batches():
+            made = generate(*batch, inputs.seeds is not None)
             images.append(pixels.to_store(made.images))
             content.append(made.content.cpu())
             style.append(made.style.cpu())

@@ -1,5 +1,6 @@
 """Algorithm 1, lines 7 to 12, for a minibatch: candidates, the choice of content and of style, and x_gen."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from ..pixels import PixelRange
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from ..diffusion.candidates import CandidateSampler
     from .candidate_cache import CandidateCache
+    from .dataset import Batch
+    from .device_pool import DevicePool
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Generation:
             original alone. This needs content_weight 1 and content_feature "content".
         hparams: candidates, sampling_strategy, content_weight, content_feature, style_space, style_divergence.
         cache: holds candidates with seeds that runs share, or None.
+        pool: makes the candidates on several devices in the sampler's place, or None. What the cache lacks is made by
+            the sampler.
 
     Raises InputError if the hparams need a judge and there is none.
     """
@@ -78,8 +83,9 @@ class Generation:
         judge: Judge | None,
         hparams: dict[str, Any],
         cache: "CandidateCache | None" = None,
+        pool: "DevicePool | None" = None,
     ):
-        self.sampler, self.judge, self.hparams, self.cache = sampler, judge, hparams, cache
+        self.sampler, self.judge, self.hparams, self.cache, self.pool = sampler, judge, hparams, cache, pool
         needs_judge = hparams["content_weight"] != 1 or hparams["content_feature"] != "content"
         if judge is None and hparams["sampling_strategy"] and needs_judge:
             raise InputError(
@@ -97,6 +103,14 @@ class Generation:
         """The prompt of each class, in label order."""
         return self.sampler.prompts.texts
 
+    def ahead(self, batches: "Iterator[Batch]", shared: bool) -> None:
+        """Say with which batches, in which order, `__call__` will be called, so that several devices can begin.
+
+        batches: (x, y, seeds) of each, as in `__call__`. Without a pool nothing is done.
+        """
+        if self.pool is not None and not (shared and self.cache is not None):
+            self.pool.ahead(batches)
+
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, seeds: list[list[int]], shared: bool = False) -> Generated:
         """Generate from x: (B, 3, S, S) in [-1, 1], y: (B,), seeds: (B × candidates).
@@ -105,7 +119,7 @@ class Generation:
         """
         ldm, latent = self.sampler.ldm, self.hparams["style_space"] == "latent"
         x, y = x.to(ldm.device), y.to(ldm.device)
-        source = self.cache if shared and self.cache is not None else self.sampler
+        source = self.cache if shared and self.cache is not None else self.pool or self.sampler
         candidates = source.sample(x, y, seeds)  # line 7
         if not self.hparams["sampling_strategy"]:
             first = torch.zeros(len(x), dtype=torch.long)

@@ -209,9 +209,14 @@ def evaluation_loader_built(split: Any, loader: Any = None) -> None:
 
 
 def running_script() -> str | None:
-    """`train`, `sweep`, … when this process runs one of the host's scripts, by `python -m` or as a file, else None."""
+    """`train`, `sweep`, … when this process runs one of the host's scripts, by `python -m` or as a file, else None.
+
+    Processes that `multiprocessing` has spawned import the script of their parent, and run none.
+    """
     from . import host
 
+    if getattr(sys.modules["__main__"], "__name__", "") == "__mp_main__":
+        return None
     main = sys.modules["__main__"]
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:

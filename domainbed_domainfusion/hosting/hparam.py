@@ -131,6 +131,10 @@ NAMES = (
     (lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))),
     "null, or a list with one text per class in label order",
 )
+DEVICES = (
+    (lambda value: value in (None, "all") or (isinstance(value, list) and bool(value) and all(map(_is_text, value)))),
+    'null, all, or a list of devices, such as ["cuda:0", "cuda:1"]',
+)
 OPTIONAL_FOLDER = (lambda value: value is None or _is_text(value)), "null or the path of a folder"
 OPTIONAL_TEXT = (lambda value: value is None or isinstance(value, str)), "null or a text"
 TRUE_FALSE_FILE = (

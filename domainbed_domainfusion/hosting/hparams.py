@@ -20,6 +20,7 @@ from .hparam import (
     CHOICE,
     CLASSIFIER,
     COMPILE,
+    DEVICES,
     FLAG,
     KEPT,
     LD,
@@ -167,6 +168,10 @@ DOMAINFUSION = (
            source="ours (Lin et al. 2024)", changes=(CANDIDATES,), time=TIME),
     Hparam(name="generation_batch", default=8, pocket=32, range=integer(1),
            meaning="source images in one batch of generation",
+           source="ours", changes=(SPEED,), time=TIME),
+    Hparam(name="generation_devices", default=None, range=DEVICES,
+           meaning="devices that a round of generation is divided over, each with its own diffusion model in its own "
+                   "process; all: every GPU; null: the run's own device. What candidate_cache lacks is made there too",
            source="ours", changes=(SPEED,), time=TIME),
     Hparam(name="gallery", default=2, range=integer(0),
            meaning="images per domain whose versions are kept as pictures",
