@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, unknown_name
 from ..hosting import checks, host
@@ -120,13 +121,26 @@ def launch(verb: str, path: Path, extra: Sequence[str]) -> int:
         slurm_settings.read(settings)  # a mistake in it is said before the host asks for confirmation
         if settings is not None:  # the launcher does not know where the sweep file is
             os.environ[slurm_settings.SETTINGS_VARIABLE] = str(settings)
+    due = []  # the host's script takes seconds to start, and a file has up to a dozen sweeps
     for sweep in file.sweeps:
-        print(f"[{sweep.folder}] {' '.join(sweep.given(extra).algorithms)}: {_states(sweep.jobs(extra))}")
+        jobs = sweep.jobs(extra)
+        print(f"[{sweep.folder}] {' '.join(sweep.given(extra).algorithms)}: {_states(jobs)}")
+        if any(_concerns(verb, job) for job in jobs):
+            due.append(sweep)
+    if not due:
+        print("There is nothing to launch." if verb == "launch" else "There is nothing to delete.")
+        return 0
     if not given.skip_confirmation:
         host.module("scripts.sweep").ask_for_confirmation()
         extra = [*extra, "--skip_confirmation"]
-    statuses = [host_scripts.run_host_script("sweep", [verb, *sweep.argv(extra)]) for sweep in file.sweeps]
+    statuses = [host_scripts.run_host_script("sweep", [verb, *sweep.argv(extra)]) for sweep in due]
     return next((status for status in statuses if status), 0)
+
+
+def _concerns(verb: str, job: Any) -> bool:
+    """Whether a job of the host's sweep is one that `launch` may start or take up, or `delete_incomplete` delete."""
+    states = host.module("scripts.sweep").Job
+    return job.state == states.INCOMPLETE or (verb == "launch" and job.state == states.NOT_LAUNCHED)
 
 
 def _states(jobs: Sequence) -> str:

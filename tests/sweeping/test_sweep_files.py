@@ -143,8 +143,33 @@ def test_launch_hands_each_sweep_to_the_host_and_asks_once(file, calls, capsys):
 def test_launch_goes_on_after_a_sweep_with_failed_jobs(file, monkeypatch):
     statuses = [3, 0]
     monkeypatch.setattr(host_scripts, "run_host_script", lambda *call: statuses.pop(0))
-    assert cli.main(["sweep", "delete_incomplete", str(file()), *LAUNCH, "--skip_confirmation"]) == 3
+    assert cli.main(["sweep", "launch", str(file()), *LAUNCH, "--skip_confirmation"]) == 3
     assert statuses == []
+
+
+def test_a_sweep_with_nothing_to_do_does_not_start_the_hosts_script(file, calls, capsys):
+    path, (calls, questions) = file(), calls
+    first, second = (sweep.jobs(LAUNCH) for sweep in sweep_files.read(path).sweeps)
+    for job in first:  # all jobs of the first sweep are done
+        Path(job.output_dir).mkdir(parents=True)
+        (Path(job.output_dir) / "done").write_text("done")
+    cli.main(["sweep", "launch", str(path), *LAUNCH])
+    assert [words[1][words[1].index("--algorithms") + 1] for words in calls] == ["DomainFusion"]
+    calls.clear()
+    cli.main(["sweep", "delete_incomplete", str(path), *LAUNCH])
+    assert calls == [] and "There is nothing to delete." in capsys.readouterr().out
+
+    Path(second[2].output_dir).mkdir(parents=True)  # begun and not finished
+    for verb in ("launch", "delete_incomplete"):
+        cli.main(["sweep", verb, str(path), *LAUNCH])
+        assert [words[1][words[1].index("--algorithms") + 1] for words in calls] == ["DomainFusion"]
+        calls.clear()
+    for job in second:
+        Path(job.output_dir).mkdir(parents=True, exist_ok=True)
+        (Path(job.output_dir) / "done").write_text("done")
+    questions.clear()
+    assert cli.main(["sweep", "launch", str(path), *LAUNCH]) == 0
+    assert calls == questions == [] and capsys.readouterr().out.endswith("There is nothing to launch.\n")
 
 
 def test_no_means_no(file, calls, monkeypatch):
