@@ -1,11 +1,15 @@
 """Atomic file writing: a reader sees the old file or the new one, never half of either."""
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import InputError
+
+FULL_BYTES = 2**16  # less than this is free on a full disk
 
 
 def write_atomically(path: str | Path, content: str | bytes | Callable[[str], None]) -> None:
@@ -22,7 +26,7 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[str], No
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
         os.close(handle)
         if callable(content):
-            content(temporary)
+            _call(content, temporary)
         else:
             Path(temporary).write_bytes(content.encode() if isinstance(content, str) else content)
         with open(temporary, "rb") as file:
@@ -37,3 +41,15 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[str], No
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _call(write: Callable[[str], None], name: str) -> None:
+    """Call it. On a full disk some libraries raise errors of their own; they become the OSError that it is."""
+    try:
+        write(name)
+    except OSError:
+        raise
+    except Exception as error:
+        if "No space left" in str(error) or shutil.disk_usage(Path(name).parent).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise

@@ -3,8 +3,10 @@
 Networks are typed `Any`: the types in diffusers and transformers differ between their versions.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..errors import InputError
+from ..seeding import preserved_rng
 from . import single_file
+from .source import weight_files
+from .weights import header
 
 
 def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -27,10 +32,11 @@ def unet_and_vae(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         )
     # low_cpu_mem_usage needs the package accelerate. Without it, the default prints a hint at every load.
     options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype, "low_cpu_mem_usage": False}
-    return (
-        frozen(UNet2DConditionModel.from_pretrained(path, subfolder="unet", **options)),
-        frozen(AutoencoderKL.from_pretrained(path, subfolder="vae", **options)),
-    )
+    networks = []
+    for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")):
+        check_shapes(partial(kind.from_config, kind.load_config(path / part)), path / part)
+        networks.append(frozen(kind.from_pretrained(path, subfolder=part, **options)))
+    return networks[0], networks[1]
 
 
 def text_encoder(path: Path, dtype: torch.dtype) -> Any:
@@ -41,8 +47,37 @@ def text_encoder(path: Path, dtype: torch.dtype) -> Any:
             config = CLIPTextConfig.from_pretrained(single_file.CONFIGS / "text_encoder")
             encoder = CLIPTextModel.from_pretrained(None, config=config, state_dict=_tensors(path, "text_encoder"))
         else:
+            config = CLIPTextConfig.from_pretrained(path / "text_encoder")
+            check_shapes(partial(CLIPTextModel, config), path / "text_encoder")
             encoder = CLIPTextModel.from_pretrained(path / "text_encoder", use_safetensors=True, local_files_only=True)
     return frozen(encoder.to(torch.float32 if dtype == torch.float64 else dtype))
+
+
+def check_shapes(build: Callable[[], nn.Module], part: Path) -> None:
+    """Raise InputError unless a part's files have the shapes and the size that its config asks for. No tensor is read.
+
+    build: makes the network from its config. It is called on the meta device, where nothing is allocated. Older files
+    have other names for some tensors, so names are not compared.
+    """
+    try:
+        with torch.device("meta"), preserved_rng():
+            network = build()
+    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, OverflowError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{part}/config.json describes no network ({reason[0]}): fetch the model again.") from error
+    found = {name: entry["shape"] for file in weight_files(part) for name, entry in header(file).items()}
+    for name, tensor in network.named_parameters():
+        if found.get(name, shape := list(tensor.shape)) != shape:
+            raise InputError(
+                f"The weight {name} in {part} has the shape {found[name]}, and its config.json asks for {shape}: fetch "
+                "the model again."
+            )
+    asked, given = sum(x.numel() for x in network.parameters()), sum(map(math.prod, found.values()))
+    if asked > given:
+        raise InputError(
+            f"The files in {part} have {given:,} weights, and its config.json asks for {asked:,}: fetch the model "
+            "again."
+        )
 
 
 def tiny_decoder(folder: Path, dtype: torch.dtype) -> Any:

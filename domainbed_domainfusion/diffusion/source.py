@@ -27,6 +27,7 @@ FILES += [f"{part}/{name}" for part, weights in WEIGHTS.items() for name in ("co
 FILES += [f"{part}/{weights}.index.json" for part, weights in WEIGHTS.items()]
 FILES += [f"{part}/{weights[:-12]}-*-of-*.safetensors" for part, weights in WEIGHTS.items()]
 DECODER_FILES = ["config.json", WEIGHTS["vae"]]
+SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)  # a file in the same folder
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
 
 
@@ -162,6 +163,11 @@ def _tokenizer_files(folder: Path) -> list[Path]:
     return [folder / name for name in (*TOKENIZER_FILES, "added_tokens.json") if (folder / name).is_file()]
 
 
+def weight_files(part: Path) -> list[Path]:
+    """The safetensors files from which a part's network is read; `part` is a folder that `check_folder` has checked."""
+    return [part / name for name in _shards(part, WEIGHTS[part.name])]
+
+
 def _weight_files(part: Path, weights: str) -> list[Path]:
     """A part's one file of weights, or its index and shards. If both lie there, both count: libraries differ here."""
     index, one = part / f"{weights}.index.json", part / weights
@@ -172,10 +178,22 @@ def _weight_files(part: Path, weights: str) -> list[Path]:
 
 
 def _shards(part: Path, weights: str) -> list[str]:
-    """The names of a part's files of weights: those that its index names, or the one file."""
-    if (part / f"{weights}.index.json").is_file():
-        return sorted(set(_json(part, f"{weights}.index.json")["weight_map"].values()))
-    return [weights]
+    """The names of a part's files of weights: those that its index names, or the one file.
+
+    Raises InputError for an index that names anything but safetensors files beside it.
+    """
+    index = f"{weights}.index.json"
+    if not (part / index).is_file():
+        return [weights]
+    content = _json(part, index)
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    names = shards.values() if isinstance(shards, dict) else [None]
+    if not all(isinstance(name, str) and SHARD.fullmatch(name) for name in names):
+        raise InputError(
+            f"{part / index} does not name safetensors files beside it: do not use this model, or fetch it again from "
+            "a source that you trust."
+        )
+    return sorted(set(names))
 
 
 def check_folder(folder: Path) -> None:

@@ -105,6 +105,68 @@ def test_pickled_weights_are_never_read(broken):
     )
 
 
+def refused_at_loading(source):
+    """The sentence of a model whose files are whole and do not belong together: it is found before a weight is read."""
+    with pytest.raises(InputError) as error:
+        model = LatentDiffusion.load(str(source), device="cpu")
+        model.embed(["a photo of a cat"])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"weight_map": {"conv_in.weight": "../../../../etc/passwd"}},
+        {"weight_map": {"conv_in.weight": "/etc/shard.safetensors"}},
+        {"weight_map": {"conv_in.weight": "..safetensors"}},
+        {"weight_map": {"conv_in.weight": "shard.bin"}},
+        {"weight_map": {"conv_in.weight": 3}},
+        {"weight_map": ["a.safetensors"]},
+        {"weight_map": None},
+        ["weight_map"],
+    ],
+)
+def test_an_index_that_leads_out_of_its_folder_is_refused(broken, index):
+    path = broken / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    assert sentence_of(broken) == (
+        f"{path} does not name safetensors files beside it: do not use this model, or fetch it again from a source "
+        "that you trust."
+    )
+
+
+@pytest.mark.parametrize(
+    "file, changes, sentence",
+    [
+        ("unet/config.json", {"block_out_channels": [16, 64]}, "The weight down_blocks.1."),
+        ("unet/config.json", {"block_out_channels": [2**20, 2**20]}, "The weight conv_in."),
+        ("unet/config.json", {"block_out_channels": [2**40, 2**41]}, "{}/unet/config.json describes no network"),
+        ("vae/config.json", {"block_out_channels": [8, 8, 2**20]}, "The weight "),
+        ("text_encoder/config.json", {"vocab_size": 2**40}, "The weight "),
+        ("vae/config.json", {"layers_per_block": 9}, "The files in {}/vae have "),
+        ("unet/config.json", {"down_block_types": ["Evil", "DownBlock2D"]}, "{}/unet/config.json describes no network"),
+    ],
+)
+def test_weights_that_do_not_fit_their_config_are_refused_before_anything_is_allocated(broken, file, changes, sentence):
+    edit(broken / file, **changes)
+    assert sentence.format(broken) in refused_at_loading(broken)
+
+
+def test_code_in_a_models_folder_is_never_run(broken):
+    """Neither a module beside the weights nor one that a config names, as the libraries' remote code does."""
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "."):
+        for name in ("evil.py", "pipeline.py", "__init__.py", "modeling_evil.py"):
+            (broken / part / name).write_text("raise SystemExit('this ran')")
+    remote = {"AutoModel": "modeling_evil.Evil", "AutoConfig": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
+    for file in ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"):
+        edit(broken / file, auto_map=remote, custom_pipeline="evil")
+    edit(broken / "model_index.json", _class_name=["pipeline", "Evil"], unet=["evil", "Evil"])
+    model = LatentDiffusion.load(str(broken), device="cpu")
+    assert len(model.embed(["a photo of a cat"])) == 1
+    assert not [name for name in sys.modules if "evil" in name]
+
+
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"])
 def test_a_file_that_is_no_safetensors(broken, content):
     path = broken / "vae" / "diffusion_pytorch_model.safetensors"

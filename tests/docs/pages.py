@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = (
+    ROOT / "SECURITY.md",
     README,
     ROOT / "RESULTS.md",
     *sorted(ROOT.glob("docs/*.md")),

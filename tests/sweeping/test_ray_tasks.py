@@ -140,10 +140,13 @@ def test_a_ray_that_does_not_answer_is_one_sentence(monkeypatch, address, named)
 
     monkeypatch.setitem(sys.modules, "ray", NoRay)
     monkeypatch.setenv(ray_tasks.ADDRESS_VARIABLE, address or "")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "")
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
     with pytest.raises(InputError) as raised:
         ray_tasks.launch(["true"])
     assert named in str(raised.value)
     assert str(raised.value).endswith("or launch with --command_launcher cores or gpus.")
+    assert os.environ.get("RAY_USAGE_STATS_ENABLED") == (None if address else "0")  # a cluster's own is left alone
 
 
 def test_a_job_on_another_node_gets_what_its_run_needs(monkeypatch):

@@ -175,6 +175,8 @@ def _connected() -> Iterator[Any]:
             "The launcher ray needs the package ray: pip install 'domainbed-domainfusion[ray]'."
         ) from error
     address = os.environ.get(ADDRESS_VARIABLE)
+    if not address:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
         ray.init(**options, log_to_driver=False, logging_level="error")
