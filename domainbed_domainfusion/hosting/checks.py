@@ -36,7 +36,7 @@ def check_hparams_text(text: str) -> dict[str, Any]:
     """Parse `--hparams`. Raises InputError for broken JSON, for keys that no algorithm knows and for bad values."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and brackets in thousands
         raise InputError(
             f"--hparams is not JSON ({error}): write it like --hparams '{{\"batch_size\": 16}}', with "
             "double quotes inside and true/false in lower case."
