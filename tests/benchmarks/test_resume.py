@@ -1,28 +1,32 @@
 """`benchmarks.resume`: what resuming takes for itself does not contain the work that it wraps."""
 
-import time
-
 import pytest
 
+from benchmarks import resume
 from benchmarks.resume import Watch
 
 
-def test_the_work_inside_is_not_counted_as_resumings_own():
-    watch = Watch(None)
+def test_the_work_inside_is_not_counted_as_resumings_own(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(resume.time, "perf_counter", lambda: now[0])
+
+    def takes(seconds):
+        now[0] += seconds
 
     def resuming(compute):
-        time.sleep(0.05)
+        takes(1)
         result = compute()
-        time.sleep(0.05)
+        takes(2)
         return result
 
-    def compute():
-        time.sleep(0.2)
-        return "result"
+    watch = Watch(None)
+    assert watch._timed(resuming, lambda: takes(40) or "result") == "result"
+    assert (watch.own, watch.wrapped) == (3, 40)
 
-    assert watch._timed(resuming, compute) == "result"
-    assert watch.wrapped == pytest.approx(0.2, abs=0.04) and watch.own == pytest.approx(0.1, abs=0.04)
+    def stopped(compute):
+        takes(5)
+        raise SystemExit
+
     with pytest.raises(SystemExit):  # as after a stop signal
-        watch._timed(lambda _: (_ for _ in ()).throw(SystemExit), None)
-    watch._timed(lambda _: time.sleep(0.1), None)
-    assert watch.wrapped == pytest.approx(0.2, abs=0.04) and watch.own == pytest.approx(0.2, abs=0.06)
+        watch._timed(stopped, None)
+    assert (watch.own, watch.wrapped) == (8, 40)
