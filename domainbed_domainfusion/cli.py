@@ -128,6 +128,9 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
         action="store_true",
         help="judge each arm on left-out training domains, and name the best one for each test domain",
     )
+    compare.add_argument(
+        "--only", metavar="NAME,NAME", default="", help="these test environments alone, for example H,A"
+    )
     compare.set_defaults(run=_compare)
 
 
@@ -303,7 +306,10 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     _add_our_names_to_the_host()
     _know_described_datasets(arguments.sweeps)
-    comparison = (compare_left_out if arguments.left_out else compare)(arguments.sweeps)
+    if arguments.left_out and arguments.only:
+        raise InputError("`domainfusion compare` takes --left_out or --only, not both: leave one of them out.")
+    only = [name for name in arguments.only.split(",") if name]
+    comparison = compare_left_out(arguments.sweeps) if arguments.left_out else compare(arguments.sweeps, only)
     print(markdown(comparison))
     if arguments.left_out:
         print(best_arms(comparison))

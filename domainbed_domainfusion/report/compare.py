@@ -46,19 +46,33 @@ class Comparison:
     arms: tuple[Arm, ...]
 
 
-def compare(paths: Sequence[Path]) -> Comparison:
-    """Test accuracies by training-domain validation, the numbers of the host's own table of each sweep."""
+def compare(paths: Sequence[Path], only: Sequence[str] = ()) -> Comparison:
+    """Test accuracies by training-domain validation, the numbers of the host's own table of each sweep.
+
+    only: the environments that are compared; empty for all. The averages are over these. Raises InputError for an
+    environment that the dataset does not have.
+    """
     found, arms = _Dataset(), []
     for path, records in _records(paths):
         for table in results.tables(records):
             if table.method != results.selection_methods()[0].name:
                 continue
             found.check(table.dataset, table.environments, path)
-            for row in table.rows:
+            columns = _columns(only, table.environments, table.dataset)
+            for whole in table.rows:
+                row = results.Row(whole.algorithm, tuple(whole.cells[column] for column in columns))
                 cells = tuple(None if cell is None else (cell.mean, cell.error) for cell in row.cells)
                 error = row.average_error if row.trial_means else float("nan")
                 arms.append(Arm(_name(path, row.algorithm, len(table.rows)), cells, error, len(row.trial_means)))
-    return Comparison(found.name, results.selection_methods()[0].name, found.environments, tuple(arms))
+    environments = tuple(found.environments[column] for column in _columns(only, found.environments, found.name))
+    return Comparison(found.name, results.selection_methods()[0].name, environments, tuple(arms))
+
+
+def _columns(only: Sequence[str], environments: Sequence[str], dataset: str) -> list[int]:
+    for name in only:
+        if name not in environments:
+            raise InputError(f"{dataset} has no environment {name}: give some of {', '.join(environments)}.")
+    return [column for column, name in enumerate(environments) if not only or name in only]
 
 
 def compare_left_out(paths: Sequence[Path]) -> Comparison:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from domainbed_domainfusion import cli
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.report import results
@@ -30,6 +31,30 @@ def test_every_arm_has_the_numbers_of_its_own_table(tmp_path):
     assert f"| {rows[0].cells[1].mean:.1f} ± {rows[0].cells[1].error:.1f} |" in lines[4]
     full, erm = found.arms[0].average, found.arms[1].average
     assert lines[4].endswith("| +0.0 |") and lines[5].endswith(f"| {erm - full:+.1f} |") and erm < full
+
+
+def test_some_environments_alone_are_averaged_alone(tmp_path):
+    """Also where the other environments have no run."""
+    for test_envs in ([0], [3]):
+        for trial in range(3):
+            write_job(tmp_path / "part", "PACS", "ERM", test_envs, trial)
+    whole = compare([tmp_path / "part"])
+    assert [cell is None for cell in whole.arms[0].cells] == [False, True, True, False]
+    assert whole.arms[0].average is None
+    part = compare([tmp_path / "part"], only=["S", "A"])
+    assert part.environments == ("A", "S")
+    assert part.arms[0].cells == (whole.arms[0].cells[0], whole.arms[0].cells[3])
+    assert part.arms[0].average == pytest.approx((whole.arms[0].cells[0][0] + whole.arms[0].cells[3][0]) / 2)
+    choices = [
+        cell.choices for cell in results.tables(read_sweep(tmp_path / "part").records())[0].rows[0].cells if cell
+    ]
+    means = [50 * (a.test_acc + s.test_acc) for a, s in zip(*choices)]
+    assert part.arms[0].average_error == pytest.approx(np.std(means) / np.sqrt(3))
+    assert markdown(part).splitlines()[2] == "| arm | A | S | average | to the first |"
+    with pytest.raises(InputError, match="PACS has no environment H: give some of A, C, P, S."):
+        compare([tmp_path / "part"], only=["H"])
+    with pytest.raises(InputError, match="takes --left_out or --only, not both"):
+        cli.run(["compare", "--left_out", "--only", "A", str(tmp_path / "part")])
 
 
 def test_one_trial_has_no_standard_error(tmp_path):

@@ -27,6 +27,7 @@ CPUS_VARIABLE = "DOMAINFUSION_JOB_CPUS"
 GPUS_VARIABLE = "DOMAINFUSION_JOB_GPUS"
 RETRIES = 20  # of a job whose node or worker was lost; it goes on from its checkpoint
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 2.0  # between two looks at all jobs: their rows are read each time
 LOCK_SECONDS = 600.0  # how long a job waits for the process that trained it before
 PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 
@@ -139,7 +140,7 @@ def _wait(ray: Any, tasks: dict[Any, SweepJob]) -> list[tuple[SweepJob, str]]:
     try:
         with tqdm(total=len(tasks), bar_format=BAR, mininterval=interval, maxinterval=interval) as bar:
             while pending:
-                ended, pending = ray.wait(pending, timeout=POLL_SECONDS)
+                ended, pending = ray.wait(pending, num_returns=len(pending), timeout=LOOK_SECONDS)
                 failed += [(tasks[each], reason) for each in ended if (reason := _reason(ray, each, tasks[each]))]
                 shares = {each: tasks[each].share() for each in pending}
                 running = [tasks[each].status() for each in pending if shares[each] > 0]
