@@ -49,6 +49,7 @@ def print_input_errors_as_sentences() -> None:
 def _add_algorithms() -> None:
     from .algorithms.augmented import AugMix, RandAugment
     from .algorithms.domainfusion import DomainFusion
+    from .algorithms.drm import DRM
     from .algorithms.sagm import SAGM
     from .algorithms.sam import SAM
     from .algorithms.synthetic import Synthetic
@@ -57,9 +58,10 @@ def _add_algorithms() -> None:
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
     flat_minima = (SAM, SAGM, TRAM, UDIM)
+    rivals = (DRM,)
     controls = (RandAugment, AugMix)
     with_diffusion = (DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier)
-    for algorithm in flat_minima + controls + with_diffusion:
+    for algorithm in flat_minima + rivals + controls + with_diffusion:
         setattr(host.algorithms, algorithm.__name__, algorithm)
         host.algorithms.ALGORITHMS.append(algorithm.__name__)
 

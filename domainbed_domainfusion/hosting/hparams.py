@@ -1,6 +1,7 @@
 """Every hparam that the plugin adds, in one table: name, default, search, range, meaning, source, and what it changes.
 
-The rows that concern a classifier without a diffusion model stand in `classifier_hparams`, the others here.
+The rows that concern a classifier without a diffusion model stand in `classifier_hparams`, those of the methods that
+papers compare with in `rival_hparams`, the others here.
 
 Sources: "S" is the paper's supplement, "A" its abstract, "host" DomainBed's own habit, "ours" a choice that the paper
 leaves open. `changes` and `time` are the one place that says what an hparam decides: the cache of candidates, a run's
@@ -42,6 +43,7 @@ from .hparam import (
     one_of,
     or_as_preset,
 )
+from .rival_hparams import RIVALS
 
 PAPER_LEARNING_RATES = (1e-4, 3e-4, 5e-4, 7e-4, 9e-4, 1e-3)
 PAPER_CANDIDATES = (1, 3, 5)
@@ -269,6 +271,7 @@ TABLES = {
     "SAGM": SAM + SAGM,
     "TRAM": TRAM,
     "UDIM": SAM + UDIM,
+    **RIVALS,
     "RandAugment": RANDAUGMENT,
     "AugMix": AUGMIX,
     "DomainFusion": BACKBONE + LDM + DOMAINFUSION,

@@ -15,6 +15,7 @@ ALGORITHMS = [
     "SAGM",
     "TRAM",
     "UDIM",
+    *hparams.RIVALS,
     "RandAugment",
     "AugMix",
     "DomainFusion",
