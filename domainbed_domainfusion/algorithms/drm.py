@@ -24,7 +24,7 @@ class DRM(host.algorithms.ERM):
     that image and γ is `drm_gamma` (the weights of the paper's test-time version).
     "lowest": for each image the domain's classifier of lowest entropy.
 
-    Departure: the paper's test-time version also trains the classifiers on test images. Here no prediction changes them.
+    Departure: the paper's test-time version also trains the classifiers on test images. Here they stay as they are.
     """
 
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict[str, Any]):
