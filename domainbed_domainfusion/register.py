@@ -50,6 +50,7 @@ def _add_algorithms() -> None:
     from .algorithms.augmented import AugMix, RandAugment
     from .algorithms.domainfusion import DomainFusion
     from .algorithms.drm import DRM
+    from .algorithms.hessian_alignment import HGP, Hutchinson
     from .algorithms.sagm import SAGM
     from .algorithms.sam import SAM
     from .algorithms.synthetic import Synthetic
@@ -58,7 +59,7 @@ def _add_algorithms() -> None:
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
     flat_minima = (SAM, SAGM, TRAM, UDIM)
-    rivals = (DRM,)
+    rivals = (DRM, HGP, Hutchinson)
     controls = (RandAugment, AugMix)
     with_diffusion = (DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier)
     for algorithm in flat_minima + rivals + controls + with_diffusion:

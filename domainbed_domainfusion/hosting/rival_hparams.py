@@ -1,6 +1,6 @@
 """Rows of the table of hparams (`hparams`) for the methods that papers compare DomainFusion with."""
 
-from .hparam import CLASSIFIER, NO_TIME, Hparam, number, one_of
+from .hparam import CLASSIFIER, NO_TIME, TIME, Hparam, integer, number, one_of
 
 # fmt: off
 DRM = (
@@ -16,9 +16,36 @@ DRM = (
            source="Zhang et al. 2023, DRM (their code's grid; default ours)", changes=(CLASSIFIER,), time=NO_TIME),
 )
 
+HGP = (
+    Hparam(name="hgp_alpha", default=1e-4, search=(1e-5, 1e-4, 1e-3), range=number(0),
+           meaning="α, weight of the distance between the domains' Hessian-gradient products",
+           source="Hemati et al. 2023, HGP (their code; search: powers of ten in its range)", changes=(CLASSIFIER,),
+           time=NO_TIME),
+    Hparam(name="hgp_beta", default=0.005, search=(0.001, 0.01, 0.1), range=number(0),
+           meaning="β, weight of the distance between the domains' gradients",
+           source="Hemati et al. 2023, HGP (their code; search: powers of ten in its range)", changes=(CLASSIFIER,),
+           time=NO_TIME),
+)
+
+HUTCHINSON = (
+    Hparam(name="hutchinson_alpha", default=1e-3, search=(10.0, 100.0, 1000.0, 10000.0), range=number(0),
+           meaning="α, weight of the distance between the diagonals of the domains' Hessians",
+           source="Hemati et al. 2023, HGP (their code; search: powers of ten in its range)", changes=(CLASSIFIER,),
+           time=NO_TIME),
+    Hparam(name="hutchinson_beta", default=0.005, search=(1e2, 1e3, 1e4, 1e5, 1e6), range=number(0),
+           meaning="β, weight of the distance between the domains' gradients",
+           source="Hemati et al. 2023, HGP (their code; search: powers of ten in its range)", changes=(CLASSIFIER,),
+           time=NO_TIME),
+    Hparam(name="hutchinson_probes", default=300, range=integer(1),
+           meaning="probes of the estimate of a diagonal; memory and time of the classifier's part grow with it",
+           source="Hemati et al. 2023, HGP (their code)", changes=(CLASSIFIER,), time=TIME),
+)
+
 # fmt: on
 
 #: Algorithm → its rows.
 RIVALS = {
     "DRM": DRM,
+    "HGP": HGP,
+    "Hutchinson": HUTCHINSON,
 }

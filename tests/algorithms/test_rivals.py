@@ -16,6 +16,8 @@ from ..resuming import in_process
 VARIANTS = [
     ("DRM", {}),
     ("DRM", {"drm_predict": "weighted"}),
+    ("HGP", {}),
+    ("Hutchinson", {"hutchinson_probes": 4}),
 ]
 each_variant = pytest.mark.parametrize("name, hparams", VARIANTS, ids=str)
 
