@@ -47,6 +47,7 @@ def print_input_errors_as_sentences() -> None:
 
 
 def _add_algorithms() -> None:
+    from .algorithms.advstyle import AdvStyle
     from .algorithms.augmented import AugMix, RandAugment
     from .algorithms.domainfusion import DomainFusion
     from .algorithms.drm import DRM
@@ -59,7 +60,7 @@ def _add_algorithms() -> None:
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
     flat_minima = (SAM, SAGM, TRAM, UDIM)
-    rivals = (DRM, HGP, Hutchinson)
+    rivals = (DRM, HGP, Hutchinson, AdvStyle)
     controls = (RandAugment, AugMix)
     with_diffusion = (DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier)
     for algorithm in flat_minima + rivals + controls + with_diffusion:

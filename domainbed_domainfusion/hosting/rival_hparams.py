@@ -1,6 +1,6 @@
 """Rows of the table of hparams (`hparams`) for the methods that papers compare DomainFusion with."""
 
-from .hparam import CLASSIFIER, NO_TIME, TIME, Hparam, integer, number, one_of
+from .hparam import CLASSIFIER, NO_TIME, STAGE_NUMBERS, TIME, Hparam, integer, number, one_of
 
 # fmt: off
 DRM = (
@@ -41,6 +41,18 @@ HUTCHINSON = (
            source="Hemati et al. 2023, HGP (their code)", changes=(CLASSIFIER,), time=TIME),
 )
 
+ADVSTYLE = (
+    Hparam(name="advstyle_stages", default="123", search=("123", "1234"), range=STAGE_NUMBERS,
+           meaning="after which stages of the backbone styles move; 0 is the end of a ResNet's stem",
+           source="Zhang et al. 2023, AdvStyle (default and search ours)", changes=(CLASSIFIER,), time=TIME),
+    Hparam(name="advstyle_weight", default=1.0, search=(0.1, 0.5, 1.0, 5.0), range=number(0),
+           meaning="factor of the reversed gradient by which the learned spreads of styles rise",
+           source="Zhang et al. 2023, AdvStyle (search ours)", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="advstyle_probability", default=2 / 3, range=number(0, 1),
+           meaning="share of the passes in which styles move: half by learned spreads, half by those of the batch",
+           source="Zhang et al. 2023, AdvStyle", changes=(CLASSIFIER,), time=NO_TIME),
+)
+
 # fmt: on
 
 #: Algorithm → its rows.
@@ -48,4 +60,5 @@ RIVALS = {
     "DRM": DRM,
     "HGP": HGP,
     "Hutchinson": HUTCHINSON,
+    "AdvStyle": ADVSTYLE,
 }

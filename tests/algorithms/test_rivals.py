@@ -18,6 +18,7 @@ VARIANTS = [
     ("DRM", {"drm_predict": "weighted"}),
     ("HGP", {}),
     ("Hutchinson", {"hutchinson_probes": 4}),
+    ("AdvStyle", {}),
 ]
 each_variant = pytest.mark.parametrize("name, hparams", VARIANTS, ids=str)
 
@@ -42,7 +43,7 @@ def test_the_hosts_train_script_runs_it(name, hparams, monkeypatch, tmp_path, as
 
 @each_variant
 def test_it_goes_on_exactly_where_it_was_interrupted(name, hparams):
-    assert in_process.differences(*in_process.whole_and_restored(name, steps=4, after=2, **hparams)) == []
+    assert in_process.differences(*in_process.whole_and_restored(name, steps=8, after=3, **hparams)) == []
 
 
 @each_variant
