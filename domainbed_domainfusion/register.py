@@ -49,6 +49,7 @@ def print_input_errors_as_sentences() -> None:
 def _add_algorithms() -> None:
     from .algorithms.advstyle import AdvStyle
     from .algorithms.augmented import AugMix, RandAugment
+    from .algorithms.cdga import CDGA
     from .algorithms.domainfusion import DomainFusion
     from .algorithms.drm import DRM
     from .algorithms.hessian_alignment import HGP, Hutchinson
@@ -62,7 +63,7 @@ def _add_algorithms() -> None:
     flat_minima = (SAM, SAGM, TRAM, UDIM)
     rivals = (DRM, HGP, Hutchinson, AdvStyle)
     controls = (RandAugment, AugMix)
-    with_diffusion = (DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier)
+    with_diffusion = (DomainFusion, Synthetic, CDGA, DiffusionClassifier, TextToImageClassifier)
     for algorithm in flat_minima + rivals + controls + with_diffusion:
         setattr(host.algorithms, algorithm.__name__, algorithm)
         host.algorithms.ALGORITHMS.append(algorithm.__name__)

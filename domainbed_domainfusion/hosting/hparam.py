@@ -125,6 +125,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _texts_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_text(each) for pair in value.items() for each in pair)
+
+
 STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
 SHARES = _rising_shares, "a list of two rising shares between 0 and 1"
 STAGE_NUMBERS = _rising_digits, "a text of rising digits from 0 to 4, such as 123"
@@ -135,6 +139,10 @@ TEMPLATE = (lambda value: isinstance(value, str) and value.count("{}") == 1), "a
 NAMES = (
     (lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))),
     "null, or a list with one text per class in label order",
+)
+DESCRIPTIONS = (
+    (lambda value: value is None or _texts_by_name(value)),
+    "null, or an object with a text for each domain's name",
 )
 OPTIONAL_FOLDER = (lambda value: value is None or _is_text(value)), "null or the path of a folder"
 OPTIONAL_TEXT = (lambda value: value is None or isinstance(value, str)), "null or a text"

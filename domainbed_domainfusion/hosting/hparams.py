@@ -21,6 +21,7 @@ from .hparam import (
     CHOICE,
     CLASSIFIER,
     COMPILE,
+    DESCRIPTIONS,
     FLAG,
     KEPT,
     LD,
@@ -261,10 +262,34 @@ TEXT_TO_IMAGE_CLASSIFIER = (
            source="Clark & Jaini 2023", changes=(SCORES,), time=TIME),
 )
 
+DESCRIBED = (
+    Hparam(name="cdga_descriptions", default=None, range=DESCRIPTIONS,
+           meaning="a text for each domain's name, which follows the class in prompts; null: ours for PACS, "
+                   "OfficeHome, DomainNet and DigitStyles",
+           source="Hemati et al. 2023, CDGA (texts ours)", changes=(CANDIDATES,), time=NO_TIME, recorded_as="prompt"),
+    Hparam(name="cdga_starred", default=False, range=FLAG,
+           meaning="true: CDGA*, the test domain's description guides generation too",
+           source="Hemati et al. 2023, CDGA", changes=(ROUNDS, CANDIDATES), time=TIME, recorded_as="prompt"),
+)
+
 # fmt: on
 
 #: What `Synthetic` changes in DomainFusion's defaults.
 SYNTHETIC = {"candidate_source": "prompt", "sampling_strategy": False, "lambda2": 0.0}
+
+#: What `CDGA` has of DomainFusion's rows, with these defaults in their place.
+CDGA_ROWS = ("ldm_decoder", "ldm_compile", "generation_budget", "denoising_steps", "strength", "guidance_scale",
+             "guidance_interval", "scheduler", "timestep_spacing", "generation_batch", "gallery", "save_generated",
+             "candidate_cache")  # fmt: skip
+CDGA_DEFAULTS = {"prompt_template": "a {}", "denoising_steps": 50, "strength": 0.75}
+CDGA = (
+    tuple(
+        dataclasses.replace(row, default=CDGA_DEFAULTS.get(row.name, row.default))
+        for row in LDM + DOMAINFUSION
+        if row in LDM or row.name in CDGA_ROWS
+    )
+    + DESCRIBED
+)
 
 TABLES = {
     "SAM": SAM,
@@ -276,6 +301,7 @@ TABLES = {
     "AugMix": AUGMIX,
     "DomainFusion": BACKBONE + LDM + DOMAINFUSION,
     "Synthetic": BACKBONE + LDM + tuple(_with_default(row, SYNTHETIC) for row in DOMAINFUSION),
+    "CDGA": BACKBONE + CDGA,
     "DiffusionClassifier": LDM + ZERO_SHOT + DIFFUSION_CLASSIFIER,
     "TextToImageClassifier": LDM + ZERO_SHOT + TEXT_TO_IMAGE_CLASSIFIER,
 }

@@ -20,6 +20,7 @@ ALGORITHMS = [
     "AugMix",
     "DomainFusion",
     "Synthetic",
+    "CDGA",
     "DiffusionClassifier",
     "TextToImageClassifier",
 ]
