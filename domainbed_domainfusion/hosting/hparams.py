@@ -21,7 +21,6 @@ from .hparam import (
     CHOICE,
     CLASSIFIER,
     COMPILE,
-    DESCRIPTIONS,
     FLAG,
     KEPT,
     LD,
@@ -44,7 +43,7 @@ from .hparam import (
     one_of,
     or_as_preset,
 )
-from .rival_hparams import RIVALS
+from .rival_hparams import CDGA_GUIDES, RIVALS
 
 PAPER_LEARNING_RATES = (1e-4, 3e-4, 5e-4, 7e-4, 9e-4, 1e-3)
 PAPER_CANDIDATES = (1, 3, 5)
@@ -262,16 +261,6 @@ TEXT_TO_IMAGE_CLASSIFIER = (
            source="Clark & Jaini 2023", changes=(SCORES,), time=TIME),
 )
 
-DESCRIBED = (
-    Hparam(name="cdga_descriptions", default=None, range=DESCRIPTIONS,
-           meaning="a text for each domain's name, which follows the class in prompts; null: ours for PACS, "
-                   "OfficeHome, DomainNet and DigitStyles",
-           source="Hemati et al. 2023, CDGA (texts ours)", changes=(CANDIDATES,), time=NO_TIME, recorded_as="prompt"),
-    Hparam(name="cdga_starred", default=False, range=FLAG,
-           meaning="true: CDGA*, the test domain's description guides generation too",
-           source="Hemati et al. 2023, CDGA", changes=(ROUNDS, CANDIDATES), time=TIME, recorded_as="prompt"),
-)
-
 # fmt: on
 
 #: What `Synthetic` changes in DomainFusion's defaults.
@@ -288,7 +277,7 @@ CDGA = (
         for row in LDM + DOMAINFUSION
         if row in LDM or row.name in CDGA_ROWS
     )
-    + DESCRIBED
+    + CDGA_GUIDES
 )
 
 TABLES = {

@@ -1,6 +1,19 @@
 """Rows of the table of hparams (`hparams`) for the methods that papers compare DomainFusion with."""
 
-from .hparam import CLASSIFIER, NO_TIME, STAGE_NUMBERS, TIME, Hparam, integer, number, one_of
+from .hparam import (
+    CANDIDATES,
+    CLASSIFIER,
+    DESCRIPTIONS,
+    FLAG,
+    NO_TIME,
+    ROUNDS,
+    STAGE_NUMBERS,
+    TIME,
+    Hparam,
+    integer,
+    number,
+    one_of,
+)
 
 # fmt: off
 DRM = (
@@ -51,6 +64,17 @@ ADVSTYLE = (
     Hparam(name="advstyle_probability", default=2 / 3, range=number(0, 1),
            meaning="share of the passes in which styles move: half by learned spreads, half by those of the batch",
            source="Zhang et al. 2023, AdvStyle", changes=(CLASSIFIER,), time=NO_TIME),
+)
+
+#: Beside rows of DomainFusion's; see `hparams.CDGA`.
+CDGA_GUIDES = (
+    Hparam(name="cdga_descriptions", default=None, range=DESCRIPTIONS,
+           meaning="a text for each domain's name, which follows the class in prompts; null: ours for PACS, "
+                   "OfficeHome, DomainNet and DigitStyles",
+           source="Hemati et al. 2023, CDGA (texts ours)", changes=(CANDIDATES,), time=NO_TIME, recorded_as="prompt"),
+    Hparam(name="cdga_starred", default=False, range=FLAG,
+           meaning="true: CDGA*, the test domain's description guides generation too",
+           source="Hemati et al. 2023, CDGA", changes=(ROUNDS, CANDIDATES), time=TIME, recorded_as="prompt"),
 )
 
 # fmt: on
