@@ -47,8 +47,12 @@ def print_input_errors_as_sentences() -> None:
 
 
 def _add_algorithms() -> None:
+    from .algorithms.advstyle import AdvStyle
     from .algorithms.augmented import AugMix, RandAugment
+    from .algorithms.cdga import CDGA
     from .algorithms.domainfusion import DomainFusion
+    from .algorithms.drm import DRM
+    from .algorithms.hessian_alignment import HGP, Hutchinson
     from .algorithms.sagm import SAGM
     from .algorithms.sam import SAM
     from .algorithms.synthetic import Synthetic
@@ -57,9 +61,10 @@ def _add_algorithms() -> None:
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
     flat_minima = (SAM, SAGM, TRAM, UDIM)
+    rivals = (DRM, HGP, Hutchinson, AdvStyle)
     controls = (RandAugment, AugMix)
-    with_diffusion = (DomainFusion, Synthetic, DiffusionClassifier, TextToImageClassifier)
-    for algorithm in flat_minima + controls + with_diffusion:
+    with_diffusion = (DomainFusion, Synthetic, CDGA, DiffusionClassifier, TextToImageClassifier)
+    for algorithm in flat_minima + rivals + controls + with_diffusion:
         setattr(host.algorithms, algorithm.__name__, algorithm)
         host.algorithms.ALGORITHMS.append(algorithm.__name__)
 

@@ -36,6 +36,24 @@ class TinyDigits(host.datasets.MultipleDomainDataset):
         ]
 
 
+class Tripwire(TensorDataset):
+    """An environment that remembers which of its examples were read."""
+
+    def __init__(self, *tensors):
+        super().__init__(*tensors)
+        self.read = set()
+
+    def __getitem__(self, index):
+        self.read.add(index)
+        return super().__getitem__(index)
+
+
+class WiredDigits(TinyDigits):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.datasets = [Tripwire(*environment.tensors) for environment in self.datasets]
+
+
 @pytest.fixture
 def tiny_dataset(monkeypatch):
     """Lets the host's scripts find `TinyDigits` by name."""

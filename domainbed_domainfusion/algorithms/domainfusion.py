@@ -139,15 +139,19 @@ class DomainFusion(host.algorithms.ERM):
         model = PromptedModel.load(self.hparams, self.class_names, device)
         sampler = CandidateSampler.of(model, self.hparams)
         self.distillation = LatentDistillation.of(model, self.hparams)
-        cache = None
-        if self.hparams["candidate_cache"] is not None and self.uses_generated:
-            identity = candidate_identity(self.hparams, model.ldm)
-            cache = CandidateCache(self.hparams["candidate_cache"], sampler, identity)
         devices = devices_of(self.hparams["generation_devices"], device) if self.uses_generated else []
         pool = DevicePool(sampler, devices, self.hparams, self.class_names) if devices else None
+        cache = self._candidate_cache(sampler)
         self.generation = Generation(sampler, self._new_judge(), self.hparams, cache, pool)
         self.ld_term = DistillationTerm(self.distillation, self.hparams, self.pixel_range, context.current().seed)
         self.generate_dataset = self._new_generate_dataset(self.generation)
+
+    def _candidate_cache(self, sampler: Any) -> CandidateCache | None:
+        """The cache that the hparam `candidate_cache` names, for the candidates of this sampler."""
+        if self.hparams["candidate_cache"] is None or not self.uses_generated:
+            return None
+        identity = candidate_identity(self.hparams, sampler.ldm)
+        return CandidateCache(self.hparams["candidate_cache"], sampler, identity)
 
     def _refresh_if_due(self, device: torch.device) -> tuple[int, float]:
         """Line 4: run a round of generation at the start of every Itv-th epoch.
@@ -178,7 +182,7 @@ class DomainFusion(host.algorithms.ERM):
         if steps_per_epoch is None:
             if step == 0:
                 warnings.warn(
-                    "DomainFusion generates nothing here: outside the host's train script it knows neither "
+                    f"{type(self).__name__} generates nothing here: outside the host's train script it knows neither "
                     "the training in-splits nor the length of an epoch.",
                     stacklevel=2,
                 )
@@ -210,12 +214,15 @@ class DomainFusion(host.algorithms.ERM):
             return without_distillation(confidence)
         return self.ld_term.of_generated(rows, confidence)
 
-    def _new_generate_dataset(self, generation: Generation) -> GenerateDataset:
+    def _new_generate_dataset(self, generation: Generation, subfolder: str = "") -> GenerateDataset:
+        """subfolder: of the job's folder, for its pictures and its saved rounds."""
         run = context.current()
         gallery = None
         if run.output_dir:
             confidence = self._new_judge().confidence_in
-            gallery = Gallery(run.output_dir, self.hparams["gallery"], self.class_names, confidence)
+            gallery = Gallery(
+                os.path.join(run.output_dir, subfolder), self.hparams["gallery"], self.class_names, confidence
+            )
         dataset = GenerateDataset(
             run.in_splits,
             self.hparams["image_size"],
@@ -230,13 +237,18 @@ class DomainFusion(host.algorithms.ERM):
             prompts=generation.prompts if generation.cache else None,
         )
         if self.uses_generated and run.output_dir and run.in_splits:
-            dataset.saved = self._saved_rounds(run.output_dir, run.in_splits, dataset, generation)
+            dataset.saved = self._saved_rounds(run.output_dir, run.in_splits, dataset, generation, subfolder)
         if self.uses_generated and run.in_splits:
             dataset.check_space(sum(self.generates_at(step) for step in range(self.total_steps)))
         return dataset
 
     def _saved_rounds(
-        self, output_dir: str, in_splits: list[InSplit], dataset: GenerateDataset, generation: Generation
+        self,
+        output_dir: str,
+        in_splits: list[InSplit],
+        dataset: GenerateDataset,
+        generation: Generation,
+        subfolder: str,
     ) -> SavedRounds | None:
         """As save_generated says. A job with checkpoints needs its rounds on the disk as long as it trains."""
         keep, resumes = self.hparams["save_generated"], switch.minutes() is not None
@@ -245,7 +257,7 @@ class DomainFusion(host.algorithms.ERM):
         device = next(self.parameters()).device
         sources = sources_of(in_splits, dataset.keys, self.class_names, generation.prompts)
         return SavedRounds(
-            output_dir if keep != "none" else os.path.join(output_dir, RESUME_FOLDER),
+            os.path.join(output_dir if keep != "none" else os.path.join(output_dir, RESUME_FOLDER), subfolder),
             run_identity(self.hparams, device),
             sources,
             keep if keep != "none" else "last",

@@ -1,5 +1,7 @@
 """Class name -> prompt -> text embedding, computed once."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,12 @@ class Prompts:
         embeddings = ldm.embed([*self.texts, ""])
         self.conditional: Tensor = embeddings[:-1]  # (classes, L, D)
         self.unconditional: Tensor = embeddings[-1:]  # (1, L, D), for classifier-free guidance
+
+    def part(self, classes: slice) -> "Prompts":
+        """The prompts of some classes, whose labels then begin at 0."""
+        part = copy.copy(self)
+        part.texts, part.conditional = self.texts[classes], self.conditional[classes]
+        return part
 
     def matched(self, labels: Tensor) -> Tensor:
         """c_y, the embedding of each label's own class: (B,) integers -> (B, L, D)."""

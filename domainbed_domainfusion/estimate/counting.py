@@ -94,11 +94,15 @@ def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) 
     plain = Job(args, hparams, steps, checkpoints, checkpoints * evaluated, raw_steps=steps, domains=len(training))
     if args["algorithm"] == "UDIM":
         return replace(plain, raw_steps=host.algorithms.UDIM.warm_up_steps(steps, hparams))
+    if args["algorithm"] == "CDGA":
+        hparams = host.algorithms.CDGA.completed(hparams)
     if "generation_budget" not in hparams:  # it generates no images
         return plain
     reading = with_ld_preset(hparams)
     rounds = _rounds(steps, hparams, images, args["holdout_fraction"]) if uses_generated(reading) else []
     kept = len(rounds) * sum(domain_shares(hparams["generation_budget"], training))
+    if args["algorithm"] == "CDGA":  # each image once for each domain's description
+        kept *= len(training) + hparams["cdga_starred"] * len(args["test_envs"])
     batch = hparams["batch_size"] * len(training)
     seen = steps * min(hparams["ld_images"] or batch, batch)
     if reading["ld_when"] == "generation":

@@ -146,7 +146,8 @@ class Calibration:
     def _domainfusion(self) -> None:
         from ..hosting import context
 
-        configured, hparams, algorithm = dict(self.hparams), self.algorithm.hparams, self.algorithm
+        algorithm, hparams = self.algorithm, self.algorithm.hparams
+        configured = dict(hparams)
         algorithm.step = 1
         hparams.update(updating=False, lambda2=0)  # a step now neither generates nor distils
         if not algorithm.uses_diffusion:

@@ -192,11 +192,11 @@ def training_loader_built(split: Any, batch_size: int) -> None:
     source = getattr(split, "underlying_dataset", None)
     for index, environment in enumerate(context.environments):
         if source is environment:
-            domain = _domain(context.dataset, index)
+            domain = domain_name(context.dataset, index)
             context.in_splits.append(InSplit(index, domain, split, source, list(split.keys), batch_size))
 
 
-def _domain(dataset: Any, index: int) -> str:
+def domain_name(dataset: Any, index: int) -> str:
     """The environment's name in ENVIRONMENTS, or its index where the dataset's class names none."""
     names = getattr(dataset, "ENVIRONMENTS", None) or ()
     return str(names[index]) if index < len(names) else str(index)

@@ -117,12 +117,21 @@ def _stages(value: Any) -> bool:
     return all(a[0] < b[0] and a[1] >= b[1] for a, b in itertools.pairwise(value))
 
 
+def _rising_digits(value: Any) -> bool:
+    return _is_text(value) and set(value) <= set("01234") and list(value) == sorted(set(value))
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _texts_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_text(each) for pair in value.items() for each in pair)
+
+
 STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
 SHARES = _rising_shares, "a list of two rising shares between 0 and 1"
+STAGE_NUMBERS = _rising_digits, "a text of rising digits from 0 to 4, such as 123"
 FLAG = (lambda value: isinstance(value, bool)), "true or false"
 COMPILE = (lambda value: isinstance(value, bool) or value == "cuda_graphs"), "true, false or cuda_graphs"
 TEXT = _is_text, "a text"
@@ -134,6 +143,10 @@ NAMES = (
 DEVICES = (
     (lambda value: value in (None, "all") or (isinstance(value, list) and bool(value) and all(map(_is_text, value)))),
     'null, all, or a list of devices, such as ["cuda:0", "cuda:1"]',
+)
+DESCRIPTIONS = (
+    (lambda value: value is None or _texts_by_name(value)),
+    "null, or an object with a text for each domain's name",
 )
 OPTIONAL_FOLDER = (lambda value: value is None or _is_text(value)), "null or the path of a folder"
 OPTIONAL_TEXT = (lambda value: value is None or isinstance(value, str)), "null or a text"

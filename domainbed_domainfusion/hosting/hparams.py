@@ -1,6 +1,7 @@
 """Every hparam that the plugin adds, in one table: name, default, search, range, meaning, source, and what it changes.
 
-The rows that concern a classifier without a diffusion model stand in `classifier_hparams`, the others here.
+The rows that concern a classifier without a diffusion model stand in `classifier_hparams`, those of the methods that
+papers compare with in `rival_hparams`, the others here.
 
 Sources: "S" is the paper's supplement, "A" its abstract, "host" DomainBed's own habit, "ours" a choice that the paper
 leaves open. `changes` and `time` are the one place that says what an hparam decides: the cache of candidates, a run's
@@ -43,6 +44,7 @@ from .hparam import (
     one_of,
     or_as_preset,
 )
+from .rival_hparams import CDGA_GUIDES, RIVALS
 
 PAPER_LEARNING_RATES = (1e-4, 3e-4, 5e-4, 7e-4, 9e-4, 1e-3)
 PAPER_CANDIDATES = (1, 3, 5)
@@ -269,15 +271,31 @@ TEXT_TO_IMAGE_CLASSIFIER = (
 #: What `Synthetic` changes in DomainFusion's defaults.
 SYNTHETIC = {"candidate_source": "prompt", "sampling_strategy": False, "lambda2": 0.0}
 
+#: What `CDGA` has of DomainFusion's rows, with these defaults in their place.
+CDGA_ROWS = ("ldm_decoder", "ldm_compile", "generation_budget", "denoising_steps", "strength", "guidance_scale",
+             "guidance_interval", "scheduler", "timestep_spacing", "generation_batch", "gallery", "save_generated",
+             "candidate_cache")  # fmt: skip
+CDGA_DEFAULTS = {"prompt_template": "a {}", "denoising_steps": 50, "strength": 0.75}
+CDGA = (
+    tuple(
+        dataclasses.replace(row, default=CDGA_DEFAULTS.get(row.name, row.default))
+        for row in LDM + DOMAINFUSION
+        if row in LDM or row.name in CDGA_ROWS
+    )
+    + CDGA_GUIDES
+)
+
 TABLES = {
     "SAM": SAM,
     "SAGM": SAM + SAGM,
     "TRAM": TRAM,
     "UDIM": SAM + UDIM,
+    **RIVALS,
     "RandAugment": RANDAUGMENT,
     "AugMix": AUGMIX,
     "DomainFusion": BACKBONE + LDM + DOMAINFUSION,
     "Synthetic": BACKBONE + LDM + tuple(_with_default(row, SYNTHETIC) for row in DOMAINFUSION),
+    "CDGA": BACKBONE + CDGA,
     "DiffusionClassifier": LDM + ZERO_SHOT + DIFFUSION_CLASSIFIER,
     "TextToImageClassifier": LDM + ZERO_SHOT + TEXT_TO_IMAGE_CLASSIFIER,
 }

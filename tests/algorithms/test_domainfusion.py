@@ -8,7 +8,6 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.data import TensorDataset
 
 from domainbed_domainfusion.diffusion import style
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
@@ -17,7 +16,7 @@ from domainbed_domainfusion.generated.saved_rounds import read_part
 from domainbed_domainfusion.hosting import context, host
 from domainbed_domainfusion.seeding import seed_of
 
-from ..conftest import TinyDigits
+from ..conftest import TinyDigits, WiredDigits
 from ..tiny_ldm import make_tiny_stable_diffusion
 
 FAST = {"denoising_steps": 3, "generation_interval": 1, "ld_images": 2, "gallery": 0}
@@ -236,24 +235,6 @@ def test_a_deepcopy_trains_on(run):
     twin = copy.deepcopy(run(lambda2=0.0).algorithm)
     x, y = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
     assert twin.update([(x, y), (x, y)])["loss"] > 0
-
-
-class Tripwire(TensorDataset):
-    """An environment that remembers which of its examples were read."""
-
-    def __init__(self, *tensors):
-        super().__init__(*tensors)
-        self.read = set()
-
-    def __getitem__(self, index):
-        self.read.add(index)
-        return super().__getitem__(index)
-
-
-class WiredDigits(TinyDigits):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.datasets = [Tripwire(*environment.tensors) for environment in self.datasets]
 
 
 @pytest.mark.parametrize("test_env", [0, 1, 2])

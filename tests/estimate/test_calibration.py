@@ -106,3 +106,21 @@ def test_udims_phases_are_measured_apart(monkeypatch, spec):
     hparams = {**host.hparams_registry.default_hparams("UDIM", "Debug28"), **spec["hparams"]}
     measured = measure.Calibration({**spec, "algorithm": "UDIM", "hparams": hparams}).measure()
     assert measured["step"] - measured["raw_step"] > 0.15
+
+
+def test_cdgas_versions_are_measured(monkeypatch, spec, tiny_ldm):
+    """A candidate sleeps 5 ms. The set of one guide is measured per image."""
+    from domainbed_domainfusion.diffusion.candidates import CandidateSampler
+
+    sample = CandidateSampler.sample
+
+    def slow(self, images, labels, seeds):
+        time.sleep(0.005 * len(images))
+        return sample(self, images, labels, seeds)
+
+    monkeypatch.setattr(CandidateSampler, "sample", slow)
+    words = {"Y": "a photo", "Z": "a sketch"}
+    hparams = {**host.hparams_registry.default_hparams("CDGA", "DigitStyles"), **spec["hparams"], "ldm": tiny_ldm}
+    hparams = {**hparams, "cdga_descriptions": words, "denoising_steps": 2}
+    measured = measure.Calibration({**spec, "algorithm": "CDGA", "hparams": hparams}).measure()
+    assert 0.005 <= measured["kept"] < 0.2 and measured["step"] > 0 and measured["load"] > 0

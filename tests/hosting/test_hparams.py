@@ -15,10 +15,12 @@ ALGORITHMS = [
     "SAGM",
     "TRAM",
     "UDIM",
+    *hparams.RIVALS,
     "RandAugment",
     "AugMix",
     "DomainFusion",
     "Synthetic",
+    "CDGA",
     "DiffusionClassifier",
     "TextToImageClassifier",
 ]

@@ -17,7 +17,7 @@ from domainbed_domainfusion.resuming.restore import restore
 
 CLASSES, DOMAINS = 4, 3
 #: They need a diffusion model and the host's train script; `test_killed_jobs` has DomainFusion.
-NOT_WITHOUT_IMAGES = ("DomainFusion", "Synthetic", "DiffusionClassifier", "TextToImageClassifier")
+NOT_WITHOUT_IMAGES = ("DomainFusion", "Synthetic", "CDGA", "DiffusionClassifier", "TextToImageClassifier")
 CHANNELS = 2 if host.NAME == "domainbed" else 1  # two, as ColoredMNIST has
 
 
