@@ -35,3 +35,26 @@ def test_there_are_tables_and_each_kept_file_stands_in_one():
 def test_a_kept_file_names_no_folder_of_a_machine(path):
     assert not re.search(r'"/\w', path.read_text())
     assert all(job.rows for job in read_sweep(path).jobs)
+
+
+def test_the_papers_effects_are_the_papers_and_ours_stand_in_the_table_above():
+    """The signs of the ablations: the paper's differences from its averages, ours from the table of `compare`."""
+    section = PAGE.read_text().split("## The paper's ablations\n", 1)[1].split("\n## ", 1)[0]
+    ours = set(re.findall(r"\| ([+-]\d+\.\d) \|$", section, flags=re.M))
+    effects = re.findall(r"^\| (.+?) \| (Tables? .+?|–) \| (\S+) \| (\S+) \|$", section.replace("−", "-"), flags=re.M)
+    assert len(effects) >= 8
+    full = 83.4
+    averages = {
+        "no Latent Distillation": 78.6,
+        "no dataset updating": 79.6,
+        "no sampling strategy (N = 1)": 81.7,
+        "N = 5": 82.6,
+        "corruption: blur in place of contrast": 83.1,
+        "corruption: pepper noise": 81.7,
+        "corruption: random mask": 78.6,
+    }
+    for name, table, paper, here in effects:
+        assert here in ours, name
+        if table != "–":
+            assert float(paper) == pytest.approx(averages.pop(name) - full), name
+    assert not averages
