@@ -100,15 +100,18 @@ class Check:
         return json.dumps(content, indent=2)
 
 
-def check(name: str, data_dir: Path) -> Check:
+def check(name: str, data_dir: Path, folder: Path | None = None) -> Check:
     """Check the dataset `name` below the host's `data_dir`. Every image is read; nothing is written.
 
+    folder: where the dataset's environments are, if not in the folder that the host gives it below `data_dir`.
     Raises InputError if the host does not know the dataset as an image folder, or if its folder does not exist.
     """
     root, short_names = _folder_of(name, data_dir)
+    root = folder or root
     benchmark = BENCHMARKS.get(name)
     if not root.is_dir():
-        sources = " or ".join(("DomainBed's scripts.download", *(benchmark.sources if benchmark else ())))
+        ours = (f"`domainfusion data get {name}`", *benchmark.sources) if benchmark else ()
+        sources = " or ".join((*ours, "DomainBed's scripts.download"))
         raise InputError(f"There is no dataset folder {root}: {name} is to be had from {sources}.")
     layout = read_layout(root)
     pictures = list(read_pictures([path for _, _, path in layout.images]))
