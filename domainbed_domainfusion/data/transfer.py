@@ -79,7 +79,7 @@ def _one_attempt(url: str, partial: Path, timeout: float) -> str:
     with urlopen(request, timeout=timeout) as response:
         if response.headers.get_content_type() == "text/html":
             raise SourceFailed(
-                f"{url}: the server sends a web page and no file; Google Drive does so when a file is asked for too often."
+                f"{url}: the server sends a web page and no file; Google Drive does so if it is asked too often."
             )
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):

@@ -163,7 +163,7 @@ def test_the_first_source_that_works(known, server, tmp_path, capsys):
     "behaviour, sentence",
     [
         ("404", "a.zip: the server answers 404 Not Found."),
-        ("html", "a.zip: the server sends a web page and no file; Google Drive does so when a file is asked for"),
+        ("html", "a.zip: the server sends a web page and no file; Google Drive does so if it is asked too often"),
         ("cut always", r"a.zip: nothing new came in 2 attempts \(the connection ended after [\d,]+ of [\d,]+ bytes\)"),
         ("no range, cut always", "a.zip: nothing new came in 2 attempts"),
         ("stalled", r"a.zip: nothing new came in 2 attempts \(.*timed out\); what has come is kept"),
