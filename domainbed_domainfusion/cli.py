@@ -201,7 +201,8 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
         "add", help="write data_dir/NAME/dataset.json; from then on --datasets NAME works with this --data_dir"
     )
     add.add_argument("name", help="the dataset's name in the host")
-    add.add_argument("folder", type=Path, help="environment/class/image; it is only read")
+    add.add_argument("folder", type=Path, help="environment/class/image, or with --manifest any; it is only read")
+    add.add_argument("--manifest", type=Path, help="a CSV or JSON file: path in FOLDER, class and domain of each image")
     add.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
     add.add_argument("--environments", nargs="+", help="short names, in sorted order of the folders; default: theirs")
     add.add_argument("--class_names", nargs="+", help="for prompts, in sorted order of the folders; default: theirs")
@@ -375,11 +376,16 @@ def _data_get(arguments: argparse.Namespace) -> None:
 
 def _data_add(arguments: argparse.Namespace) -> None:
     _add_our_names_to_the_host()
-    from .data.own_datasets import add, describe
+    from .data.adding import add_folder, add_manifest
 
     names = ("environments", "class_names", "image_size", "steps", "checkpoint_freq", "workers")
     given = {name: getattr(arguments, name) for name in names}
-    print(add(describe(arguments.name, arguments.folder, arguments.data_dir, **given), arguments.data_dir))
+    name, folder, data_dir = arguments.name, arguments.folder, arguments.data_dir
+    if arguments.manifest:
+        written, found = add_manifest(name, folder, arguments.manifest, data_dir, **given)
+    else:
+        written, found = add_folder(name, folder, data_dir, **given)
+    print(written, found.text(), sep="\n")
 
 
 def _predict(arguments: argparse.Namespace) -> None:

@@ -58,22 +58,25 @@ def add(description: Description, data_dir: Path) -> Path:
 
 
 def check_description(description: Description) -> None:
-    """Raise InputError for what is wrong whatever the folder holds.
-
-    That is a name that is no Python identifier or taken by the host, a number out of range, and equal names.
-    """
-    name = description.name
-    known = getattr(host.datasets, name, None)
-    if not name.isidentifier() or (known is not None and not getattr(known, "DESCRIBED", False)):
-        raise InputError(
-            f"{name!r} cannot name a dataset, because the host uses it or it is no identifier: choose another."
-        )
+    """Raise InputError for a name that `check_name` refuses, a number out of range, and equal names."""
+    check_name(description.name)
     for number, low in (("image_size", 8), ("steps", 1), ("checkpoint_freq", 1), ("workers", 0)):
         if getattr(description, number) < low:
             raise InputError(f"The dataset's {number} is {getattr(description, number)}: give {low} or more.")
     for what, names in (("environments", description.environments), ("class names", description.class_names)):
         if twice := sorted({each for each in names if names.count(each) > 1}):
-            raise InputError(f"The {what} {', '.join(names)} have {', '.join(twice)} twice: tables could not tell them.")
+            raise InputError(
+                f"The {what} {', '.join(names)} have {', '.join(twice)} twice: tables could not tell them."
+            )
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a dataset's name that is no Python identifier or taken by the host."""
+    known = getattr(host.datasets, name, None)
+    if not name.isidentifier() or (known is not None and not getattr(known, "DESCRIBED", False)):
+        raise InputError(
+            f"{name!r} cannot name a dataset, because the host uses it or it is no identifier: choose another."
+        )
 
 
 def describe(name: str, folder: Path, data_dir: Path, **given: Any) -> Description:
