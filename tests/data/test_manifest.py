@@ -26,7 +26,7 @@ def rows(tmp_path) -> list[dict]:
     rng = np.random.default_rng(0)
     found = []
     for number in range(len(DOMAINS) * len(CLASSES) * IMAGES):
-        path = f"camera {number % 3}/{number // 3:02d}.png"
+        path = f"camera {number % 5}/{number // 5:02d}.png"
         (tmp_path / "shots" / path).parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
         image.save(tmp_path / "shots" / path)
@@ -162,7 +162,7 @@ def _with(rows, number, **values):
             "The domain night in .* has no image of zebra: every domain needs images of every class.",
         ),
         (lambda rows, _: [{**row, "class": "zebra"} for row in rows], "has the class zebra alone, but a classifier"),
-        (lambda rows, _: [*rows, {**rows[3], "class": "zebra"}], "m.json has camera 0/01.png twice: an image has one"),
+        (lambda rows, _: [*rows, {**rows[3], "class": "zebra"}], "m.json has camera 3/00.png twice: an image has one"),
         (lambda rows, _: _with(rows, 0, path="./camera 1/00.png"), "m.json has camera 1/00.png twice"),
         (lambda rows, _: _with(rows, 0, path="notes.txt"), "1 of 20 paths in .* have no image's extension, the first"),
         (lambda rows, _: _with(rows, 0, path="gone.png"), "1 of 20 paths in .* are no files, or links to nowhere, the"),
