@@ -178,7 +178,9 @@ def _add_ld_curve(verbs: argparse._SubParsersAction) -> None:
 
 
 def _add_data(verbs: argparse._SubParsersAction) -> None:
-    data = verbs.add_parser("data", help="check a dataset, or add an image folder of your own to the host's datasets")
+    data = verbs.add_parser(
+        "data", help="get a benchmark, check a dataset, or add images of your own to the host's datasets"
+    )
     data_verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
     check = data_verbs.add_parser(
         "check", help="what is wrong with a dataset, before a run meets it; status 1 if there is an error"
@@ -188,11 +190,22 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
     check.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the text")
     check.add_argument("--page", type=Path, help="also write an HTML page with images of each environment and class")
     check.set_defaults(run=_data_check)
+    get = data_verbs.add_parser(
+        "get",
+        help="download a benchmark; its folder appears when all of it is there and checked; run again to continue",
+    )
+    get.add_argument("name", help="PACS, VLCS, OfficeHome, TerraIncognita or DomainNet")
+    get.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
+    get.add_argument("--source", default="", help="address or file of a zip or tar archive; default: the known sources")
+    get.add_argument("--sha256", default="", help="--source: its checksum")
+    get.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a byte; default: %(default)s")
+    get.set_defaults(run=_data_get)
     add = data_verbs.add_parser(
         "add", help="write data_dir/NAME/dataset.json; from then on --datasets NAME works with this --data_dir"
     )
     add.add_argument("name", help="the dataset's name in the host")
-    add.add_argument("folder", type=Path, help="environment/class/image; it is only read")
+    add.add_argument("folder", type=Path, help="environment/class/image, or with --manifest any; it is only read")
+    add.add_argument("--manifest", type=Path, help="a CSV or JSON file: path in FOLDER, class and domain of each image")
     add.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
     add.add_argument("--environments", nargs="+", help="short names, in sorted order of the folders; default: theirs")
     add.add_argument("--class_names", nargs="+", help="for prompts, in sorted order of the folders; default: theirs")
@@ -358,13 +371,27 @@ def _data_check(arguments: argparse.Namespace) -> int:
     return 1 if found.has_errors else 0
 
 
+def _data_get(arguments: argparse.Namespace) -> None:
+    _add_our_names_to_the_host()
+    from .data.getting import get
+    from .data.transfer import Patience
+
+    patience = Patience(timeout=arguments.timeout)
+    print(get(arguments.name, arguments.data_dir, arguments.source, arguments.sha256, patience).text())
+
+
 def _data_add(arguments: argparse.Namespace) -> None:
     _add_our_names_to_the_host()
-    from .data.own_datasets import add, describe
+    from .data.adding import add_folder, add_manifest
 
     names = ("environments", "class_names", "image_size", "steps", "checkpoint_freq", "workers")
     given = {name: getattr(arguments, name) for name in names}
-    print(add(describe(arguments.name, arguments.folder, arguments.data_dir, **given), arguments.data_dir))
+    name, folder, data_dir = arguments.name, arguments.folder, arguments.data_dir
+    if arguments.manifest:
+        written, found = add_manifest(name, folder, arguments.manifest, data_dir, **given)
+    else:
+        written, found = add_folder(name, folder, data_dir, **given)
+    print(written, found.text(), sep="\n")
 
 
 def _predict(arguments: argparse.Namespace) -> None:

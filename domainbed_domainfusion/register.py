@@ -131,6 +131,10 @@ def _report_to_context() -> None:
 
     datasets, loaders = host.datasets, host.module("lib.fast_data_loader")
 
+    def run_begins(dataset):
+        context.dataset_built(dataset)
+        checks.check_test_environments(dataset)
+
     def image_folder(self, root, *args, **kwargs):
         checks.check_image_folder(root, getattr(self, "ENVIRONMENTS", None))
 
@@ -141,7 +145,7 @@ def _report_to_context() -> None:
     def evaluation_loader(self, dataset, *args, **kwargs):
         context.evaluation_loader_built(dataset, self)
 
-    _before_construction(datasets.MultipleDomainDataset, context.dataset_built)
+    _before_construction(datasets.MultipleDomainDataset, run_begins)
     _before_init(datasets.MultipleEnvironmentImageFolder, image_folder)
     _before_init(loaders.InfiniteDataLoader, training_loader)
     _before_init(loaders.FastDataLoader, evaluation_loader)

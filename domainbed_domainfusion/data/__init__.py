@@ -1,6 +1,7 @@
 """Datasets from folders environment/class/image: the benchmarks of the field, and your own.
 
-`benchmarks` has the published sizes and the known sources; `own_datasets` makes a dataset of the host from a folder;
+`benchmarks` has the published sizes and `sources` the known archives; `getting` downloads one (`transfer`), unpacks it
+(`archive`) and brings it into this layout (`arrangement`); `own_datasets` makes a dataset of the host from a folder;
 `layout` lists a folder as the host reads it; `picture` opens one image; `findings` says what is wrong with a dataset;
 `samples` shows some of its images. May import: `hosting` and the ground floor.
 """

@@ -100,20 +100,27 @@ class Check:
         return json.dumps(content, indent=2)
 
 
-def check(name: str, data_dir: Path) -> Check:
+def check(name: str, data_dir: Path, folder: Path | None = None) -> Check:
     """Check the dataset `name` below the host's `data_dir`. Every image is read; nothing is written.
 
+    folder: where the dataset's environments are, if not in the folder that the host gives it below `data_dir`.
     Raises InputError if the host does not know the dataset as an image folder, or if its folder does not exist.
     """
     root, short_names = _folder_of(name, data_dir)
     benchmark = BENCHMARKS.get(name)
-    if not root.is_dir():
-        sources = " or ".join(("DomainBed's scripts.download", *(benchmark.sources if benchmark else ())))
+    if not (folder or root).is_dir():
+        ours = (f"`domainfusion data get {name}`", *benchmark.sources) if benchmark else ()
+        sources = " or ".join((*ours, "DomainBed's scripts.download"))
         raise InputError(f"There is no dataset folder {root}: {name} is to be had from {sources}.")
+    return check_folder(name, folder or root, short_names, benchmark)
+
+
+def check_folder(name: str, root: Path, short_names: Sequence[str], benchmark: Benchmark | None = None) -> Check:
+    """Check the folder environment/class/image `root`, of whatever dataset. Every image is read."""
     layout = read_layout(root)
     pictures = list(read_pictures([path for _, _, path in layout.images]))
     findings = [*_of_folders(layout, short_names, benchmark), *_of_pictures(layout, pictures)]
-    return Check(name, layout, short_names, benchmark, tuple(sorted(findings, key=lambda found: found.level)))
+    return Check(name, layout, tuple(short_names), benchmark, tuple(sorted(findings, key=lambda found: found.level)))
 
 
 def _folder_of(name: str, data_dir: Path) -> tuple[Path, tuple[str, ...]]:

@@ -40,19 +40,12 @@ class Description:
 def add(description: Description, data_dir: Path) -> Path:
     """Check the folder, write the file and return its path.
 
-    Raises InputError if the name is no Python identifier or taken by the host, if a number is out of range, or if the
-    folder cannot be used (`checks.check_image_folder`); nothing is written then.
+    Raises InputError if the description is not right (`check_description`), or if the folder cannot be used
+    (`checks.check_image_folder`); nothing is written then.
     """
-    name, folder = description.name, data_dir / description.name
-    known = getattr(host.datasets, name, None)
-    if not name.isidentifier() or (known is not None and not getattr(known, "DESCRIBED", False)):
-        raise InputError(
-            f"{name!r} cannot name a dataset, because the host uses it or it is no identifier: choose another."
-        )
-    for number, low in (("image_size", 8), ("steps", 1), ("checkpoint_freq", 1), ("workers", 0)):
-        if getattr(description, number) < low:
-            raise InputError(f"The dataset's {number} is {getattr(description, number)}: give {low} or more.")
+    folder = data_dir / description.name
     root = _root(folder, description)
+    check_description(description)
     checks.check_image_folder(str(root), description.environments)
     classes = sorted(entry.name for entry in next(_folders(root)).iterdir() if entry.is_dir())
     if len(description.class_names) != len(classes):
@@ -62,6 +55,28 @@ def add(description: Description, data_dir: Path) -> Path:
         )
     write_atomically(folder / FILE, json.dumps(asdict(description), indent=2) + "\n")
     return folder / FILE
+
+
+def check_description(description: Description) -> None:
+    """Raise InputError for a name that `check_name` refuses, a number out of range, and equal names."""
+    check_name(description.name)
+    for number, low in (("image_size", 8), ("steps", 1), ("checkpoint_freq", 1), ("workers", 0)):
+        if getattr(description, number) < low:
+            raise InputError(f"The dataset's {number} is {getattr(description, number)}: give {low} or more.")
+    for what, names in (("environments", description.environments), ("class names", description.class_names)):
+        if twice := sorted({each for each in names if names.count(each) > 1}):
+            raise InputError(
+                f"The {what} {', '.join(names)} have {', '.join(twice)} twice: tables could not tell them."
+            )
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a dataset's name that is no Python identifier or taken by the host."""
+    known = getattr(host.datasets, name, None)
+    if not name.isidentifier() or (known is not None and not getattr(known, "DESCRIBED", False)):
+        raise InputError(
+            f"{name!r} cannot name a dataset, because the host uses it or it is no identifier: choose another."
+        )
 
 
 def describe(name: str, folder: Path, data_dir: Path, **given: Any) -> Description:

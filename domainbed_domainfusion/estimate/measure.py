@@ -46,8 +46,10 @@ class Calibration:
         from ..hosting import host
 
         algorithm = host.algorithms.get_algorithm_class(spec["algorithm"])  # imports the host, which registers us
+        from ..data.own_datasets import register_described
         from ..stopwatch import Stopwatch
 
+        register_described(["--data_dir", str(spec["data_dir"])])
         self.result = {"imports": time.time() - spec["started"], "warm_up": 0.0}
         self.hparams, self.repeated = spec["hparams"], spec["repeated"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

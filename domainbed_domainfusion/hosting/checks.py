@@ -16,11 +16,44 @@ def check_command_line() -> None:
     """Check `--hparams` if this process runs the host's train or sweep. The host itself accepts any key silently."""
     if context.running_script() not in ("train", "sweep"):
         return
+    if context.running_script() == "sweep":
+        _check_pairs()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--hparams", default=None)
     text = parser.parse_known_args(sys.argv[1:])[0].hparams
     if text is not None:
         check_hparams_text(text)
+
+
+def _check_pairs() -> None:
+    """Raise InputError if the sweep would leave two environments out of a dataset that has two."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--datasets", nargs="+", default=[])
+    parser.add_argument("--single_test_envs", action="store_true")
+    given = parser.parse_known_args(sys.argv[1:])[0]
+    for name in given.datasets if not given.single_test_envs else ():
+        if len(getattr(getattr(host.datasets, name, None), "ENVIRONMENTS", None) or "too many") < 3:
+            raise InputError(f"{name} has two environments, and one must remain to train on: add --single_test_envs.")
+
+
+def check_test_environments(dataset: Any) -> None:
+    """Raise InputError if `--test_envs` of this train run leaves no environment to train on, or names one too many.
+
+    The host would end without a sentence in the first case, and train on all environments in the second.
+    """
+    names = getattr(dataset, "ENVIRONMENTS", None)
+    if context.running_script() != "train" or not names:
+        return
+    tests = context.train_arguments().test_envs
+    known = (
+        f"{type(dataset).__name__} has the environments {', '.join(f'{i} ({name})' for i, name in enumerate(names))}"
+    )
+    if not set(tests) <= set(range(len(names))):
+        raise InputError(f"--test_envs is {' '.join(map(str, tests))}, but {known}: give their numbers.")
+    if len(set(tests)) == len(names):
+        raise InputError(
+            f"--test_envs is {' '.join(map(str, tests))}, and {known}: leave one of them out, to train on it."
+        )
 
 
 def check_attached() -> None:

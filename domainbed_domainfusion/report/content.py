@@ -7,6 +7,7 @@ from typing import Any
 
 from ..hosting import host
 from . import published, results
+from .by_training import TrainedOn, by_training_environments
 from .cost import Cost, costs
 from .curves import ChartRow, training_curves
 from .gaps import Gap, find_gaps
@@ -66,6 +67,7 @@ class DatasetPart:
 
     name: str
     tables: tuple[Table, ...]
+    by_training: tuple[TrainedOn, ...]
     comparisons: tuple[Comparison, ...]
     hparams: tuple[Hparams, ...]
     curves: tuple[ChartRow, ...]
@@ -116,6 +118,7 @@ def _dataset_part(sweep: SweepFolder, name: str, tables: tuple[Table, ...]) -> D
     return DatasetPart(
         name,
         tables,
+        tuple(by_training_environments(_with_rows(sweep, name), tables[0].environments, list(styles))),
         tuple(_comparisons(name, tables[0], chosen)),
         tuple(_hparams(chosen)),
         tuple(training_curves(tables[0].environments, _runs(tables[0], chosen), styles)),
@@ -194,7 +197,7 @@ def _galleries(chosen: list[Chosen]) -> list[RunGallery]:
 
 def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
     """Warnings for a reader who compares the rows of a dataset."""
-    jobs = [job for job in sweep.jobs if job.rows and job.args["dataset"] == dataset]
+    jobs = _with_rows(sweep, dataset)
     steps: dict[int, int] = {}
     for job in jobs:
         if job.done and _learns(job):
@@ -205,9 +208,14 @@ def _notes(sweep: SweepFolder, dataset: str) -> list[str]:
         notes.append(f"Finished runs differ in their number of steps ({counts} steps): rows are not on equal terms.")
     if not any(len(job.args["test_envs"]) == 1 for job in jobs):
         notes.append(
-            "Every run has two test environments: training-domain validation and the oracle need runs with one."
+            "Every run has two or more test environments: the host's training-domain validation and oracle need runs "
+            "with one."
         )
     return notes
+
+
+def _with_rows(sweep: SweepFolder, dataset: str) -> list[Job]:
+    return [job for job in sweep.jobs if job.rows and job.args["dataset"] == dataset]
 
 
 def _learns(job: Job) -> bool:

@@ -33,6 +33,7 @@ SHAPES = tuple(
 # (anchor, heading, field of `DatasetPart` that must not be empty)
 SECTIONS = (
     ("results", "Results", "tables"),
+    ("trained", "By training environments", "by_training"),
     ("shift", "Validation beside target", "tables"),
     ("published", "Published numbers", "comparisons"),
     ("curves", "Training curves", "curves"),
@@ -144,6 +145,8 @@ def _headline(content: Content) -> str:
             f"On {part.name}, {best.algorithm} reaches {one_decimal(best.average)}{NARROW_PERCENT} on domains left out "
             f"of training, averaged over {len(best.cells)} of them{rest}."
         )
+    if not sentences and any(part.by_training for part in content.datasets):
+        return "No run left out a single domain: the numbers stand below, by training environments."
     return " ".join(sentences) or "No algorithm has a number for every domain yet."
 
 
@@ -199,12 +202,13 @@ def _best(table: Table, env: int | None) -> float | None:
 
 
 def _caption(table: Table) -> str:
+    trained = f"the other {len(table.environments) - 1}" if len(table.environments) > 2 else "the other one"
     spread = (
         f"mean ± standard error over {table.trials} trials"
         if table.trials > 1
         else "one trial, so the standard error of ± 0.0 says nothing about the spread"
     )
-    return f"Accuracy in % on the unseen domain; {spread}. Best of a column in bold."
+    return f"Accuracy in % on the unseen domain, after training on {trained}; {spread}. Best of a column in bold."
 
 
 def _why_empty(table: Table) -> str:

@@ -17,6 +17,11 @@ def markdown(content: Content) -> str:
             for table in part.tables
             if not table.is_empty
         ]
+        if part.by_training:
+            parts.append(
+                "Accuracy in % on each environment left out, by training environments\n\n"
+                f"{_markdown_table(*_by_training_cells(part, ' ± '))}"
+            )
         if part.comparisons:
             parts.append(
                 f"Beside published numbers (average in %, training-domain validation)\n\n"
@@ -38,17 +43,36 @@ def latex(content: Content) -> str:
             for table in part.tables
             if not table.is_empty
         ]
+        if part.by_training:
+            cells = _by_training_cells(part, LATEX_PLUS_MINUS)
+            parts.append(f"% {part.name}, by training environments\n{_latex_table(*cells)}")
         if part.comparisons:
             parts.append(f"% {part.name}, beside published numbers\n{_latex_table(*_comparison_cells(part))}")
     return "\n".join(parts)
 
 
 def _cells(table: Table, plus_minus: str) -> tuple[list[str], list[list[str]]]:
-    def text_of(cell: Cell | None) -> str:
-        return DASH if cell is None else f"{cell.mean:.1f}{plus_minus}{cell.error:.1f}"
-
     header = ["Algorithm", *table.environments, "Avg"]
-    return header, [[row.algorithm, *map(text_of, row.cells), _number(row.average)] for row in table.rows]
+    return header, [
+        [row.algorithm, *(_text_of(cell, plus_minus) for cell in row.cells), _number(row.average)] for row in table.rows
+    ]
+
+
+def _by_training_cells(part: DatasetPart, plus_minus: str) -> tuple[list[str], list[list[str]]]:
+    header = ["Trained on", "Algorithm", *part.tables[0].environments, "Avg"]
+    return header, [
+        [
+            ", ".join(row.environments),
+            row.algorithm,
+            *(_text_of(cell, plus_minus) for cell in row.cells),
+            _number(row.average),
+        ]
+        for row in part.by_training
+    ]
+
+
+def _text_of(cell: Cell | None, plus_minus: str) -> str:
+    return DASH if cell is None else f"{cell.mean:.1f}{plus_minus}{cell.error:.1f}"
 
 
 def _comparison_cells(part: DatasetPart) -> tuple[list[str], list[list[str]]]:

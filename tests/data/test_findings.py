@@ -192,7 +192,7 @@ def test_ten_defects_at_once_are_all_named(root, capsys):
 
 
 def test_a_dataset_that_is_not_there_says_where_it_is_to_be_had(tmp_path, root):
-    with pytest.raises(InputError, match=r"scripts.download or https://example.org/pacs"):
+    with pytest.raises(InputError, match=r"`domainfusion data get PACS` or https://example.org/pacs or DomainBed"):
         findings.check("PACS", tmp_path / "elsewhere")
 
 

@@ -4,7 +4,9 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 
+from domainbed_domainfusion.data import own_datasets
 from domainbed_domainfusion.estimate import measure
 from domainbed_domainfusion.hosting import host
 
@@ -35,6 +37,23 @@ def test_minibatches_that_wait_in_loader_processes(monkeypatch, spec):
     result = measure.Calibration(spec).result
     assert result["loader_processes"] == 2 * (2 + 6)
     assert result["prefetched_bytes"] == loader.prefetch_factor * 2 * images * 3 * 32 * 32 * 4
+
+
+def test_a_described_dataset_is_known_by_its_data_folder_alone(monkeypatch, spec, tmp_path):
+    """The calibration is a process of its own, whose command line has the data folder inside its specification."""
+    for number in range(40):
+        folder = tmp_path / "pictures" / "ab"[number % 2] / "xy"[number // 2 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(host.datasets, "DATASETS", list(host.datasets.DATASETS))
+    own_datasets.add(own_datasets.describe("Mine", tmp_path / "pictures", tmp_path, image_size=32, workers=0), tmp_path)
+    assert not hasattr(host.datasets, "Mine")
+    try:
+        measured = measure.Calibration({**spec, "dataset": "Mine", "data_dir": str(tmp_path)}).measure()
+    finally:
+        vars(host.datasets).pop("Mine", None)
+    assert measured["step"] > 0
 
 
 def test_generation_and_ld_are_measured_by_the_run_itself(monkeypatch, spec, tiny_ldm):

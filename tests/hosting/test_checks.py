@@ -112,3 +112,33 @@ def test_only_train_and_sweep_are_checked(as_script):
         checks.check_command_line()
     as_script("collect_results", "--hparams", '{"nonsense": 1}')
     checks.check_command_line()
+
+
+@pytest.mark.parametrize(
+    "tests, sentence",
+    [
+        ([0, 1, 2], r"--test_envs is 0 1 2, and TinyDigits has the environments 0 \(.*\), 1 .*: leave one of them out"),
+        ([0, 3], r"--test_envs is 0 3, but TinyDigits has the environments 0 .*: give their numbers."),
+    ],
+)
+def test_test_environments_that_leave_nothing_or_do_not_exist(as_script, tiny_dataset, tests, sentence):
+    """The host ends with a StopIteration in the first case, and trains on all environments in the second."""
+    as_script("train", "--dataset", "TinyDigits", "--test_envs", *map(str, tests))
+    with pytest.raises(InputError, match=sentence):
+        tiny_dataset("data", tests, {"data_augmentation": True})
+
+
+@pytest.mark.parametrize("tests", [[0], [0, 2], [1, 1]])
+def test_test_environments_that_leave_one(as_script, tiny_dataset, tests):
+    as_script("train", "--dataset", "TinyDigits", "--test_envs", *map(str, tests))
+    tiny_dataset("data", tests, {"data_augmentation": True})
+
+
+def test_pairs_of_two_environments(as_script, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(tiny_dataset, "ENVIRONMENTS", ["x", "y"])
+    as_script("sweep", "launch", "--datasets", "PACS", "TinyDigits")
+    with pytest.raises(InputError, match="TinyDigits has two environments, and one must remain to train on: add --sin"):
+        checks.check_command_line()
+    for arguments in (["--datasets", "PACS"], ["--datasets", "TinyDigits", "--single_test_envs"]):
+        as_script("sweep", "launch", *arguments)
+        checks.check_command_line()
