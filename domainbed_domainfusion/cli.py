@@ -179,7 +179,7 @@ def _add_ld_curve(verbs: argparse._SubParsersAction) -> None:
 
 def _add_data(verbs: argparse._SubParsersAction) -> None:
     data = verbs.add_parser(
-        "data", help="get a benchmark, check a dataset, or add images of your own to the host's datasets"
+        "data", help="get a benchmark, check or show a dataset, add images of your own to the host's datasets"
     )
     data_verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
     check = data_verbs.add_parser(
@@ -214,6 +214,16 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
     add.add_argument("--checkpoint_freq", type=int, help="steps from one evaluation to the next; default: 300")
     add.add_argument("--workers", type=int, help="worker processes per data loader; default: the host's 8")
     add.set_defaults(run=_data_add)
+    sheet = data_verbs.add_parser(
+        "sheet", help="a picture of a dataset: images of each environment and class, and what a run generated of them"
+    )
+    sheet.add_argument("name", help="a dataset that `data check` knows")
+    sheet.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
+    sheet.add_argument("--output", type=Path, required=True, help="a .png file")
+    sheet.add_argument("--images", type=int, default=2, help="of each environment and class; default: %(default)s")
+    sheet.add_argument("--classes", nargs="+", help="class folders; default: at most 8, evenly spread")
+    sheet.add_argument("--run", dest="job", type=Path, help="job folder of a DomainFusion run that saved its images")
+    sheet.set_defaults(run=_data_sheet)
 
 
 def _add_predict(verbs: argparse._SubParsersAction) -> None:
@@ -369,6 +379,22 @@ def _data_check(arguments: argparse.Namespace) -> int:
         write_data_page(found, arguments.page)
     print(found.json() if arguments.json else found.text())
     return 1 if found.has_errors else 0
+
+
+def _data_sheet(arguments: argparse.Namespace) -> None:
+    _add_our_names_to_the_host()
+    from .report.data_sheet import write_data_sheet
+
+    print(
+        write_data_sheet(
+            arguments.name,
+            arguments.data_dir,
+            arguments.output,
+            images=arguments.images,
+            classes=arguments.classes,
+            job_folder=arguments.job,
+        )
+    )
 
 
 def _data_get(arguments: argparse.Namespace) -> None:

@@ -106,7 +106,7 @@ def check(name: str, data_dir: Path, folder: Path | None = None) -> Check:
     folder: where the dataset's environments are, if not in the folder that the host gives it below `data_dir`.
     Raises InputError if the host does not know the dataset as an image folder, or if its folder does not exist.
     """
-    root, short_names = _folder_of(name, data_dir)
+    root, short_names = folder_of(name, data_dir)
     benchmark = BENCHMARKS.get(name)
     if not (folder or root).is_dir():
         ours = (f"`domainfusion data get {name}`", *benchmark.sources) if benchmark else ()
@@ -123,8 +123,11 @@ def check_folder(name: str, root: Path, short_names: Sequence[str], benchmark: B
     return Check(name, layout, tuple(short_names), benchmark, tuple(sorted(findings, key=lambda found: found.level)))
 
 
-def _folder_of(name: str, data_dir: Path) -> tuple[Path, tuple[str, ...]]:
-    """The dataset's folder, and the short names of its environments."""
+def folder_of(name: str, data_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    """The dataset's folder below `data_dir`, and the short names of its environments.
+
+    Raises InputError if the host does not know the dataset as an image folder.
+    """
     known = getattr(host.datasets, name, None)
     if known is None:
         raise unknown_name("dataset", name, host.datasets.DATASETS)

@@ -3,6 +3,7 @@
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from ..hosting.readable_images import UNREADABLE
@@ -19,11 +20,17 @@ def choose(layout: Layout, environment: str, name: str, images: int) -> list[Pat
 
 def thumbnail(path: Path, side: int) -> bytes | None:
     """The image at side × side pixels as a JPEG, None if it cannot be read."""
-    content = BytesIO()
+    content, pixels = BytesIO(), square(path, side)
+    if pixels is None:
+        return None
+    Image.fromarray(pixels).save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
+def square(path: Path, side: int) -> np.ndarray | None:
+    """The image as (side, side, 3) uint8, stretched like the hosts do it; None if it cannot be read."""
     try:
         with Image.open(path) as image:
-            small = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+            return np.array(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
     except UNREADABLE:
         return None
-    small.save(content, "JPEG", quality=85)
-    return content.getvalue()

@@ -1,7 +1,8 @@
 """One page from any sweep folder: its accuracies, the runs behind them, and the published numbers beside them.
 
 `jobs` and `results` read the folder, `content` gathers what is shown, `page` and `tables` write it. `figures/` draws
-the supplement's figures of one run. May import: `runs`, `diffusion`, `hosting` and the ground floor.
+the supplement's figures of one run; `data_page` and `data_sheet` show a dataset. May import: `runs`, `data`,
+`generated`, `diffusion`, `hosting` and the ground floor.
 """
 
 from pathlib import Path

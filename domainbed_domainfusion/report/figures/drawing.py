@@ -58,9 +58,10 @@ def draw(heads: list[str], groups: list[list[PictureRow]], top: float) -> Figure
     Everything is drawn in one axes whose units are inches from the upper left corner.
     """
     rows = [row for group in groups for row in group]
-    fixed = HEAD + SCALE + BETWEEN * (len(groups) - 1) + sum(_height(row, 0) for row in rows)
+    noisy = any(isinstance(cell, Noise) for row in rows for cell in row.cells)
+    fixed = HEAD + (SCALE if noisy else GAP) + BETWEEN * (len(groups) - 1) + sum(_height(row, 0) for row in rows)
     cell = min(LARGEST, (WIDTH - LABEL) / len(heads) - GAP, (HEIGHT - fixed) / len(rows))
-    width, height = LABEL + max(SCALE_WIDTH, len(heads) * (cell + GAP)), fixed + cell * len(rows)
+    width, height = LABEL + max(SCALE_WIDTH if noisy else 0, len(heads) * (cell + GAP)), fixed + cell * len(rows)
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
