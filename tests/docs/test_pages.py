@@ -208,6 +208,10 @@ def test_the_ratios_are_those_of_the_results():
     for name, _, *stated in rows:
         measured = [results[model].get(name.strip("`")) for model in ("sd1", "pocket")]
         assert stated == ["–" if number is None else f"{number:.2f}" for number in measured], name
+    devices = json.loads((ROOT / "benchmarks" / "results" / "cpu-devices.json").read_text())
+    speed_up = devices["ratios"]["speed_up"]["median"]
+    assert f"in two processes of one thread is {speed_up:.2f} times as fast as in one" in text
+    assert devices["notes"] == ["The images of both are equal, bit for bit."]
     step = (ROOT / "benchmarks" / "results" / "cpu-step-pocket.md").read_text()
     assert "Of the step's seconds 69 % are generation and 20 % LD." in text
     assert "69 % are generation, 20 % Latent Distillation" in step
