@@ -217,6 +217,14 @@ def test_the_ratios_are_those_of_the_results():
     assert "69 % are generation, 20 % Latent Distillation" in step
 
 
+def test_the_price_of_resuming_is_that_of_the_results():
+    content = json.loads((ROOT / "benchmarks" / "results" / "cpu-resume.json").read_text())
+    text = (DOCS / "resume.md").read_text()
+    for row in content["tables"][0]:
+        name, _, share, seconds, part = row.values()
+        assert f"| {name} | {share} % | {seconds} s | {part} % |" in text
+
+
 def test_the_exactness_is_that_of_the_results():
     results = (ROOT / "benchmarks" / "results" / "cpu-ld-sd1.md").read_text()
     rows = {(row[0], row[1]): row[3:] for row in table_rows(results, r"\| (float32|bfloat16) \| forward \|")}
