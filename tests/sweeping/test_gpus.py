@@ -18,7 +18,7 @@ def three_gpus(monkeypatch):
 
 def test_a_job_starts_on_the_gpu_that_is_free_and_never_on_one_that_is_not(three_gpus, tmp_path):
     """The first job holds GPU 0 until the last one has run: the others share GPUs 1 and 2."""
-    hold = f"until [ -e {tmp_path}/last ]; do sleep 0.05; done"
+    hold = f"for i in $(seq 400); do [ -e {tmp_path}/last ] && break; sleep 0.05; done"
     job = (
         "mkdir lock-$CUDA_VISIBLE_DEVICES || exit 1; "
         'echo "$CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS" >> log; {}; rmdir lock-$CUDA_VISIBLE_DEVICES'
