@@ -1,4 +1,4 @@
-"""Atomic file writing: a reader sees the old file or the new one, never half of either."""
+"""Atomic file writing: a reader sees the old file or the new one, never half of either. And the end of a file."""
 
 import errno
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import InputError
 
 FULL_BYTES = 2**16  # less than this is free on a full disk
+TAIL_BYTES = 2**16  # the last bytes of a file that `tail` reads
 
 
 def write_atomically(path: str | Path, content: str | bytes | Callable[[str], None]) -> None:
@@ -53,3 +54,18 @@ def _call(write: Callable[[str], None], name: str) -> None:
         if "No space left" in str(error) or shutil.disk_usage(Path(name).parent).free < FULL_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
+
+
+def tail(path: Path) -> str:
+    """The end of a file as text, "" if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def last_line(text: str) -> str:
+    """The last line that is not empty, "" if there is none."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -15,6 +15,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..files import last_line
 from ..hosting.hparam_effects import of_the_time, proportional
 from ..sweeping.launchers.cores import cores_conditions
 from ..sweeping.launchers.gpus import gpus_conditions
@@ -187,5 +188,4 @@ def _combine(results: list[dict[str, Any]]) -> Rates:
 
 def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
-    lines = [line for line in log.read().decode(errors="replace").split("\n") if line.strip()]
-    return lines[-1].strip() if lines else "no error message"
+    return last_line(log.read().decode(errors="replace")) or "no error message"

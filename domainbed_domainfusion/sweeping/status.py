@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import TAIL_BYTES, last_line, tail
 from ..resuming.job_lock import is_held
 from ..resuming.own_state import CONTINUED, RESUME_FOLDER
 from . import slurm_records
@@ -32,7 +33,6 @@ STATES = {
     WAITING: "its turn has not come: the folder is empty",
     UNKNOWN: "begun and not finished, without checkpoints: whether a process trains it cannot be told",
 }
-TAIL_BYTES = 65536
 SECONDS = 10  # between two looks with --watch
 PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED")  # Slurm's names
 OPEN = (RUNNING, QUEUED, WAITING, UNKNOWN)  # --watch looks until no job is in one of these states
@@ -173,7 +173,7 @@ def _job(folder: Path) -> JobStatus:
         **known,
         step=step,
         continued=0 if done or "out.txt" not in names else _times_continued(folder / "out.txt"),
-        last_error=_last_line(folder / "err.txt") if state in (STOPPED, UNKNOWN) and "err.txt" in names else "",
+        last_error=last_line(tail(folder / "err.txt")) if state in (STOPPED, UNKNOWN) and "err.txt" in names else "",
     )
 
 
@@ -196,7 +196,7 @@ def _in_slurm(output_dir: Path, job: JobStatus, events: Sequence[dict], queue: M
     exit_status = last.get("status") if state == FAILED else None
     last_error = job.last_error if state in (FAILED, STOPPED, UNKNOWN) else ""
     if state == STOPPED and not last_error:
-        last_error = _last_line(output_dir / slurm_records.FOLDER / f"{last['slurm_job']}_0_log.err")
+        last_error = last_line(tail(output_dir / slurm_records.FOLDER / f"{last['slurm_job']}_0_log.err"))
     return replace(
         job,
         state=state,
@@ -220,7 +220,7 @@ def _rows(path: Path) -> tuple[dict, int | None]:
 
 def _last_update(resume: Path) -> int | None:
     """The step of the last update in the journal, whose lines are a checksum and a JSON object."""
-    for line in reversed(_tail(resume / "journal").splitlines()):
+    for line in reversed(tail(resume / "journal").splitlines()):
         _, _, record = line.partition(" ")
         try:
             return json.loads(record)["update"]
@@ -232,16 +232,3 @@ def _last_update(resume: Path) -> int | None:
 def _times_continued(out: Path) -> int:
     with out.open(errors="replace") as file:
         return sum(line.startswith(CONTINUED) for line in file)
-
-
-def _last_line(path: Path) -> str:
-    return next((line.strip() for line in reversed(_tail(path).splitlines()) if line.strip()), "")
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

@@ -16,11 +16,12 @@ from typing import Any
 from tqdm import tqdm
 
 from ...errors import InputError
+from ...files import tail
 from ...resuming import job_lock, own_state, switch
 from ..host_scripts import script_environment
 from .job_memory import GIB, JobMemory
 from .job_pool import BAR, report_failures
-from .sweep_job import SweepJob, tail
+from .sweep_job import SweepJob
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 CPUS_VARIABLE = "DOMAINFUSION_JOB_CPUS"

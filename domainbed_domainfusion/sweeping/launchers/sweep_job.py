@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
+from ...files import last_line, tail
 from ..host_scripts import command_options
-
-TAIL_BYTES = 65536
 
 
 class SweepJob:
@@ -24,8 +23,7 @@ class SweepJob:
 
     def step(self) -> int:
         """The last step in results.jsonl, or -1 if there is none yet."""
-        results = self.folder / "results.jsonl" if self.folder is not None else None
-        lines = tail(results).split("\n") if results is not None and results.is_file() else []
+        lines = tail(self.folder / "results.jsonl").split("\n") if self.folder is not None else []
         for line in reversed(lines[:-1]):
             try:
                 return int(json.loads(line)["step"])
@@ -44,14 +42,5 @@ class SweepJob:
 
     def last_error(self, otherwise: str = "") -> str:
         """The last line of err.txt; of `otherwise`, a text, if the job ended before it wrote to err.txt."""
-        err = self.folder / "err.txt" if self.folder is not None else None
-        text = tail(err) if err is not None and err.is_file() else ""
-        lines = (text if text.strip() else otherwise).split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "no error message")
-
-
-def tail(path: Path) -> str:
-    """The end of a file as text."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return file.read().decode(errors="replace")
+        written = last_line(tail(self.folder / "err.txt")) if self.folder is not None else ""
+        return written or last_line(otherwise) or "no error message"
