@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files import last_line
 from ..hosting.hparam_effects import of_the_time, proportional
 from ..sweeping.launchers.cores import cores_conditions
-from ..sweeping.launchers.gpus import gpus_conditions
+from ..sweeping.launchers.gpus import VISIBLE, gpus_conditions, visible_gpus
 from .counting import Job
 
 SECONDS = 3.0  # each part of a run is repeated for this long
@@ -70,17 +70,13 @@ def conditions_of(launcher: str, jobs: int) -> Conditions:
     if launcher == "gpus":
         return Conditions(tuple(gpus_conditions(max(1, jobs))))
     if launcher == "multi_gpu":
-        import torch
-
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = [str(i) for i in range(torch.cuda.device_count())]
-        gpus = gpus and ([gpu for gpu in visible.split(",") if gpu] if visible is not None else gpus)
+        gpus = visible_gpus()
         if not gpus:
             raise InputError(
                 "The launcher multi_gpu needs a GPU and this machine has none: give --command_launcher "
                 "local to see what the sweep costs here, or run the estimate where the sweep will run."
             )
-        return Conditions(tuple({**plain, "CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[: max(1, jobs)]))
+        return Conditions(tuple({**plain, VISIBLE: gpu} for gpu in gpus[: max(1, jobs)]))
     return Conditions((plain,), cluster=launcher not in ("local", "dummy"))
 
 

@@ -35,6 +35,9 @@ def test_only_visible_gpus_are_used(three_gpus, monkeypatch):
     monkeypatch.setenv(gpus.VISIBLE, "5, GPU-8f2,7")
     assert [place[gpus.VISIBLE] for place in gpus.gpus_conditions(9)] == ["5", "GPU-8f2", "7"]
     assert [place[gpus.VISIBLE] for place in gpus.gpus_conditions(2)] == ["5", "GPU-8f2"]
+    monkeypatch.setenv(gpus.VISIBLE, "1,2,")
+    assert [place[gpus.VISIBLE] for place in gpus.gpus_conditions(9)] == ["1", "2"]
+    monkeypatch.setenv(gpus.VISIBLE, "5, GPU-8f2,7")
     monkeypatch.setenv(cores.JOBS_VARIABLE, "1")
     assert [(place[gpus.VISIBLE], place["OMP_NUM_THREADS"]) for place in gpus.gpus_conditions(9)] == [("5", "12")]
 

@@ -28,18 +28,21 @@ def launch(commands: list[str]) -> None:
 
 def gpus_conditions(jobs: int) -> list[dict[str, str]]:
     """The environment variables of each of the jobs that run at a time. Raises InputError if there is no GPU."""
-    at_a_time = max(1, min(jobs, len(visible_gpus()), requested_jobs() or jobs))
-    environment = script_environment(threads=threads_each(at_a_time))
-    return [{**environment, VISIBLE: gpu} for gpu in visible_gpus()[:at_a_time]]
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs of this machine as CUDA_VISIBLE_DEVICES names them. Raises InputError if there is none."""
-    named = os.environ.get(VISIBLE)
-    there = torch.cuda.device_count()
-    if not there:
+    gpus = visible_gpus()
+    if not gpus:
+        named = os.environ.get(VISIBLE)
         hidden = f" that {VISIBLE}={named!r} leaves visible" if named is not None else ""
         raise InputError(
             f"The launcher gpus found no GPU{hidden}: correct that, or launch with --command_launcher cores."
         )
-    return [str(i) for i in range(there)] if named is None else [gpu.strip() for gpu in named.split(",")][:there]
+    at_a_time = max(1, min(jobs, len(gpus), requested_jobs() or jobs))
+    environment = script_environment(threads=threads_each(at_a_time))
+    return [{**environment, VISIBLE: gpu} for gpu in gpus[:at_a_time]]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine as CUDA_VISIBLE_DEVICES names them; empty if there is none."""
+    named, there = os.environ.get(VISIBLE), torch.cuda.device_count()
+    if named is None:
+        return [str(i) for i in range(there)]
+    return [gpu.strip() for gpu in named.split(",") if gpu.strip()][:there]
