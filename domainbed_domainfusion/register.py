@@ -154,7 +154,7 @@ def _report_to_context() -> None:
 def _make_resumable() -> None:
     """If DOMAINFUSION_RESUME asks for it: checkpoints in train, and incomplete jobs taken up by sweep."""
     from .resuming import hooks, incomplete
-    from .sweeping.launchers import RESUMING
+    from .sweeping.launchers import LAUNCHERS
 
     def jobs() -> list[Any]:
         from .sweeping import sweep_files
@@ -162,7 +162,7 @@ def _make_resumable() -> None:
         return sweep_files.jobs_of_arguments(incomplete.sweep_arguments())
 
     hooks.protect_training()
-    incomplete.take_up_incomplete(jobs, RESUMING)
+    incomplete.take_up_incomplete(jobs, tuple(LAUNCHERS))
 
 
 def _before_construction(cls: Any, call: Callable[[Any], None]) -> None:

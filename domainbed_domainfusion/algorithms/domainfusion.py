@@ -136,10 +136,10 @@ class DomainFusion(host.algorithms.ERM):
         from ..diffusion.candidates import CandidateSampler  # here, because diffusers takes seconds to import
         from ..diffusion.prompted import PromptedModel
 
+        devices = devices_of(self.hparams["generation_devices"], device) if self.uses_generated else []
         model = PromptedModel.load(self.hparams, self.class_names, device)
         sampler = CandidateSampler.of(model, self.hparams)
         self.distillation = LatentDistillation.of(model, self.hparams)
-        devices = devices_of(self.hparams["generation_devices"], device) if self.uses_generated else []
         pool = DevicePool(sampler, devices, self.hparams, self.class_names) if devices else None
         cache = self._candidate_cache(sampler)
         self.generation = Generation(sampler, self._new_judge(), self.hparams, cache, pool)

@@ -150,11 +150,11 @@ def files_used(path: Path) -> list[Path]:
     if path.is_file():
         return [path, *_tokenizer_files(tokenizer_folder(path))]
     if not (path / "model_index.json").is_file():  # a tiny decoder
-        return [path / "config.json", *_weight_files(path, WEIGHTS["vae"])]
+        return [path / "config.json", *_weights_and_index(path, WEIGHTS["vae"])]
     files = [path / "model_index.json", path / "scheduler" / "scheduler_config.json"]
     files += _tokenizer_files(path / "tokenizer")
     for part, weights in WEIGHTS.items():
-        files += [path / part / "config.json", *_weight_files(path / part, weights)]
+        files += [path / part / "config.json", *_weights_and_index(path / part, weights)]
     return files
 
 
@@ -168,7 +168,7 @@ def weight_files(part: Path) -> list[Path]:
     return [part / name for name in _shards(part, WEIGHTS[part.name])]
 
 
-def _weight_files(part: Path, weights: str) -> list[Path]:
+def _weights_and_index(part: Path, weights: str) -> list[Path]:
     """A part's one file of weights, or its index and shards. If both lie there, both count: libraries differ here."""
     index, one = part / f"{weights}.index.json", part / weights
     names = [weights] if one.is_file() else []

@@ -8,12 +8,10 @@ from collections.abc import Callable
 
 from . import cores, gpus, ray_tasks, slurm
 
+#: Their jobs have checkpoints without being asked; see `resuming.switch`.
 LAUNCHERS: dict[str, Callable[[list[str]], None]] = {
     "cores": cores.launch,
     "gpus": gpus.launch,
     "ray": ray_tasks.launch,
     "slurm": slurm.launch,
 }
-
-#: Launchers whose jobs have checkpoints without being asked; see `resuming.switch`.
-RESUMING = tuple(LAUNCHERS)

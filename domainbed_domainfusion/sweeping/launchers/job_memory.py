@@ -130,8 +130,8 @@ def _weights_bytes(options: dict[str, str]) -> int:
 def _hparams(options: dict[str, str]) -> dict[str, Any]:
     if not {"algorithm", "dataset"} <= set(options):
         return {}
-    numbers = {name: int(options.get(name, "0")) for name in ("hparams_seed", "trial_seed")}
     try:
+        numbers = {name: int(options.get(name, "0")) for name in ("hparams_seed", "trial_seed")}
         return hparams_of({**options, **numbers})
     except (ValueError, TypeError, KeyError):  # what is wrong with them, the job says
         return {}
