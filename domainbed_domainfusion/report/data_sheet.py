@@ -75,12 +75,12 @@ def write_data_sheet(
         if each not in layout.classes:
             raise unknown_name("class", each, layout.classes)
     shown = list(classes or spread(layout.classes, CLASSES))
+    if not shown:
+        raise InputError(f"{root} has no images in environment/class: `domainfusion data check` says what it has.")
     generated = None if job_folder is None else GeneratedImages(job_folder, name)
-    rows = images * len(layout.environments) + (images * len(generated.environments) if generated else 0)
-    if not shown or images < 1 or rows > MOST_ROWS:
-        raise InputError(
-            f"{rows} rows do not fit a page: --images must be from 1 to {images * MOST_ROWS // max(1, rows)}."
-        )
+    rows = len(layout.environments) + (len(generated.environments) if generated else 0)  # for one image of each class
+    if not 1 <= images <= MOST_ROWS // max(1, rows):
+        raise InputError(f"--images is {images}, but a page takes 1 to {MOST_ROWS // max(1, rows)} of this dataset.")
     if generated and not any((root / file).exists() for file in generated.files):
         raise InputError(f"{job_folder} used other images than those in {root}: give the --data_dir that the run had.")
     letters = max(4, int((WIDTH - LABEL) / len(shown) / LETTER))
@@ -107,7 +107,7 @@ def _groups(
             rows.append(PictureRow(tuple(lines), [None if path is None else _original(path) for path in paths]))
             if generated and made is not None:
                 names = [None if path is None else path.relative_to(layout.root).as_posix() for path in paths]
-                label = ("", f"round {generated.round}")
+                label = ("", "generated", f"in round {generated.round}")
                 rows.append(PictureRow(label, [None if file is None else made.get(file) for file in names]))
         yield rows
 

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
 
+from domainbed_domainfusion.algorithms.domainfusion import DomainFusion
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.diffusion.prompted import PromptedModel
 from domainbed_domainfusion.errors import InputError
@@ -77,6 +79,16 @@ def test_a_process_that_dies_is_named_and_its_images_are_made_again(pool, batche
         "The process that generates on cpu has ended: it is started again, and its images are made again (attempt 1 of "
         "3).\n"
     )
+
+
+def test_bad_devices_are_said_before_the_model_loads(monkeypatch):
+    def load(*_):
+        raise AssertionError("it loads")
+
+    monkeypatch.setattr(PromptedModel, "load", load)
+    run = types.SimpleNamespace(hparams={"generation_devices": ["cuda:9"]}, uses_generated=True, class_names=NAMES)
+    with pytest.raises(InputError, match="names 'cuda:9', and the classifier is trained on a cpu device"):
+        DomainFusion.load_diffusion(run, CPU)
 
 
 class Dead:

@@ -1,5 +1,6 @@
 """`domainfusion data sheet`: which images stand where, the generated ones below their own originals."""
 
+import shutil
 import types
 
 import numpy as np
@@ -89,7 +90,12 @@ def test_what_a_run_made_stands_below_its_own_original(data, tmp_path, drawn, ru
     write_data_sheet("Pets", data, tmp_path / "s.png", job_folder=tmp_path)
     ((_, (day, dusk, night)),) = drawn
     assert [lines for lines, _ in dusk] == [("dusk", "left out"), ("", "left out")]
-    assert [lines for lines, _ in day] == [("day", "original"), ("", "round 2"), ("", "original"), ("", "round 2")]
+    assert [lines for lines, _ in day] == [
+        ("day", "original"),
+        ("", "generated", "in round 2"),
+        ("", "original"),
+        ("", "generated", "in round 2"),
+    ]
     originals, made = [cells for _, cells in day[::2]], [cells for _, cells in day[1::2]]
     # Images that the run used come first; blue is 60 times the file's number.
     assert originals[0][0] == (0, 0, 60) and made[0][0] == (100,) * 3  # day/big_cat/1.png
@@ -105,8 +111,8 @@ def test_what_a_run_made_stands_below_its_own_original(data, tmp_path, drawn, ru
     [
         ({"output": "sheet.pdf"}, "sheet.pdf is not the name of a picture: give one that ends in .png."),
         ({"classes": ["dogs"]}, "There is no class called 'dogs': did you mean"),
-        ({"images": 0}, "--images must be from 1 to"),
-        ({"images": 13}, "39 rows do not fit a page: --images must be from 1 to 12."),
+        ({"images": 0}, "--images is 0, but a page takes 1 to 12 of this dataset."),
+        ({"images": 13}, "--images is 13, but a page takes 1 to 12 of this dataset."),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(data, tmp_path, options, sentence):
@@ -115,6 +121,13 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(data, tmp_path, option
         write_data_sheet("Pets", data, output, **options)
     assert sentence in str(raised.value)
     assert not output.exists()
+
+
+def test_a_folder_without_images_is_one_sentence(data, tmp_path):
+    shutil.rmtree(tmp_path / "pets")
+    (tmp_path / "pets").mkdir()
+    with pytest.raises(InputError, match="pets has no images in environment/class: `domainfusion data check` says"):
+        write_data_sheet("Pets", data, tmp_path / "s.png")
 
 
 def test_a_run_on_other_data_is_refused(data, tmp_path, run):
