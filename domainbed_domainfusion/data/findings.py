@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, unknown_name
 from ..hosting import host
 from .benchmarks import BENCHMARKS, Benchmark
-from .layout import Layout, read_layout
+from .layout import Layout, differing_in_case_alone, read_layout
 from .own_datasets import FILE, described_folder
 from .picture import Picture, read_pictures
 
@@ -175,16 +175,12 @@ def _of_folders(layout: Layout, short_names: Sequence[str], benchmark: Benchmark
 
 
 def _names_that_differ_in_case(names: Sequence[str], what: str) -> Iterator[Finding]:
-    same = defaultdict(list)
-    for name in names:
-        same[name.casefold()].append(name)
-    for spellings in same.values():
-        if len(spellings) > 1:
-            yield Finding(
-                "case",
-                f"The {what} {', '.join(spellings)} differ in upper and lower case alone: they are different to the "
-                "host, and one and the same on some file systems.",
-            )
+    for spellings in differing_in_case_alone(names):
+        yield Finding(
+            "case",
+            f"The {what} {', '.join(spellings)} differ in upper and lower case alone: they are different to the host, "
+            "and one and the same on some file systems.",
+        )
 
 
 def _counts(layout: Layout, benchmark: Benchmark) -> Iterator[Finding]:

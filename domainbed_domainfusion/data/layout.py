@@ -1,7 +1,8 @@
 """A folder environment/class/image, listed as the host reads it."""
 
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,3 +51,11 @@ def read_layout(root: Path) -> Layout:
 
 def _folders(place: Path) -> Iterator[Path]:
     yield from sorted(path for path in place.iterdir() if path.is_dir())
+
+
+def differing_in_case_alone(names: Iterable[str]) -> list[list[str]]:
+    """The groups of names that differ in upper and lower case alone, each sorted; a name that occurs twice is one."""
+    same = defaultdict(set)
+    for name in names:
+        same[name.casefold()].add(name)
+    return [sorted(spellings) for spellings in same.values() if len(spellings) > 1]

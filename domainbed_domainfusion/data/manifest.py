@@ -16,6 +16,7 @@ from typing import Any
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..errors import InputError
+from .layout import differing_in_case_alone
 
 COLUMNS = ("path", "class", "domain")
 
@@ -105,15 +106,10 @@ def _row(where: str, values: dict[str, Any], file: Path) -> Row:
 
 
 def _check_names(names: Iterable[str], what: str, file: Path) -> None:
-    same = defaultdict(set)
-    for name in names:
-        same[name.casefold()].add(name)
-    for spellings in same.values():
-        if len(spellings) > 1:
-            raise InputError(
-                f"The {what} {', '.join(sorted(spellings))} in {file} differ in upper and lower case alone: write them "
-                "in one way."
-            )
+    for spellings in differing_in_case_alone(names):
+        raise InputError(
+            f"The {what} {', '.join(spellings)} in {file} differ in upper and lower case alone: write them in one way."
+        )
 
 
 def _check_classes(rows: Sequence[Row], file: Path) -> None:
