@@ -16,7 +16,7 @@ from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import attach, host
 from domainbed_domainfusion.sweeping import host_scripts, quickstart, sweep_files
 
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(cli.__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

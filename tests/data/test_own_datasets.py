@@ -95,7 +95,7 @@ def test_a_sweep_of_it_from_launch_to_table(data, tmp_path, capsys):
 
 def test_the_sweep_of_pacs_at_128_pixels_is_right_where_its_dataset_is_described(data):
     """Every name in the file, its hparams and its count of jobs. The dataset is known by the --data_dir alone."""
-    file = str(Path(cli.__file__).parents[1] / "sweeps" / "pacs128" / "table.txt")
+    file = str(Path(cli.__file__).parents[2] / "sweeps" / "pacs128" / "table.txt")
     shutil.copytree(data / "pictures" / "oil", data / "pictures" / "sketch")  # PACS has four environments
     assert cli.main(["data", "add", "Pacs128", str(data / "pictures"), "--data_dir", str(data)]) == 0
 

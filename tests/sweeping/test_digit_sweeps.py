@@ -10,7 +10,7 @@ from domainbed_domainfusion import cli
 from domainbed_domainfusion.hosting import host, ld_presets
 from domainbed_domainfusion.sweeping import quickstart, sweep_files
 
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(cli.__file__).parents[2]
 FILES = sorted((ROOT / "sweeps" / "digits").glob("*.txt"))
 
 

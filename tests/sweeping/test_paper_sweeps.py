@@ -14,7 +14,7 @@ from domainbed_domainfusion.sweeping import sweep_files
 
 from .. import sweep_cost
 
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(cli.__file__).parents[2]
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.glob("sweeps/*.txt"))
 LAUNCH = ["--data_dir", "data", "--output_dir", "runs", "--command_launcher", "dummy"]
 

@@ -16,7 +16,7 @@ from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.minibed.scripts import sweep as minibed_sweep
 from domainbed_domainfusion.sweeping import host_scripts, sweep_files
 
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(cli.__file__).parents[2]
 LAUNCH = ["--data_dir", "data", "--output_dir", "runs", "--command_launcher", "dummy"]
 GOOD = """\
 # A comment, then the number of jobs.

@@ -1,12 +1,17 @@
-"""The command line: `domainfusion quickstart | sweep | estimate | attach | report | …`. Each verb calls a function."""
+"""The command line: `domainfusion quickstart | sweep | estimate | attach | report | …`. Each verb calls a function.
+
+The verbs of `domainfusion data` stand in `data_verbs`. May import: every room below, each when its verb is called.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from . import __doc__ as package_summary
-from . import __version__
-from .errors import InputError, exit_status
+from .. import __doc__ as package_summary
+from .. import __version__
+from ..errors import InputError, exit_status
+from . import data_verbs
+from .our_names import add_our_names_to_the_host
 
 ESTIMATE_HELP = """\
 usage: domainfusion estimate [--json] [launch] ARGUMENTS
@@ -56,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_keep,
         _add_figures,
         _add_ld_curve,
-        _add_data,
+        data_verbs.add_to,
         _add_predict,
         _add_generate,
     ):
@@ -177,55 +182,6 @@ def _add_ld_curve(verbs: argparse._SubParsersAction) -> None:
     curve.set_defaults(run=_ld_curve)
 
 
-def _add_data(verbs: argparse._SubParsersAction) -> None:
-    data = verbs.add_parser(
-        "data", help="get a benchmark, check or show a dataset, add images of your own to the host's datasets"
-    )
-    data_verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
-    check = data_verbs.add_parser(
-        "check", help="what is wrong with a dataset, before a run meets it; status 1 if there is an error"
-    )
-    check.add_argument("name", help="PACS, VLCS, OfficeHome, TerraIncognita, DomainNet, SVIRO, or a dataset of yours")
-    check.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
-    check.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the text")
-    check.add_argument("--page", type=Path, help="also write an HTML page with images of each environment and class")
-    check.set_defaults(run=_data_check)
-    get = data_verbs.add_parser(
-        "get",
-        help="download a benchmark; its folder appears when all of it is there and checked; run again to continue",
-    )
-    get.add_argument("name", help="PACS, VLCS, OfficeHome, TerraIncognita or DomainNet")
-    get.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
-    get.add_argument("--source", default="", help="address or file of a zip or tar archive; default: the known sources")
-    get.add_argument("--sha256", default="", help="--source: its checksum")
-    get.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a byte; default: %(default)s")
-    get.set_defaults(run=_data_get)
-    add = data_verbs.add_parser(
-        "add", help="write data_dir/NAME/dataset.json; from then on --datasets NAME works with this --data_dir"
-    )
-    add.add_argument("name", help="the dataset's name in the host")
-    add.add_argument("folder", type=Path, help="environment/class/image, or with --manifest any; it is only read")
-    add.add_argument("--manifest", type=Path, help="a CSV or JSON file: path in FOLDER, class and domain of each image")
-    add.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
-    add.add_argument("--environments", nargs="+", help="short names, in sorted order of the folders; default: theirs")
-    add.add_argument("--class_names", nargs="+", help="for prompts, in sorted order of the folders; default: theirs")
-    add.add_argument("--image_size", type=int, help="pixels a side of the classifier's input; default: 224")
-    add.add_argument("--steps", type=int, help="of a run; default: the host's 5001")
-    add.add_argument("--checkpoint_freq", type=int, help="steps from one evaluation to the next; default: 300")
-    add.add_argument("--workers", type=int, help="worker processes per data loader; default: the host's 8")
-    add.set_defaults(run=_data_add)
-    sheet = data_verbs.add_parser(
-        "sheet", help="a picture of a dataset: images of each environment and class, and what a run generated of them"
-    )
-    sheet.add_argument("name", help="a dataset that `data check` knows")
-    sheet.add_argument("--data_dir", type=Path, required=True, help="the --data_dir of your sweeps")
-    sheet.add_argument("--output", type=Path, required=True, help="a .png file")
-    sheet.add_argument("--images", type=int, default=2, help="of each environment and class; default: %(default)s")
-    sheet.add_argument("--classes", nargs="+", help="class folders; default: at most 8, evenly spread")
-    sheet.add_argument("--run", dest="job", type=Path, help="job folder of a DomainFusion run that saved its images")
-    sheet.set_defaults(run=_data_sheet)
-
-
 def _add_predict(verbs: argparse._SubParsersAction) -> None:
     predict = verbs.add_parser(
         "predict", help="class probabilities of images, from a finished run's model.pkl of any algorithm of the host"
@@ -270,17 +226,17 @@ def _add_generate(verbs: argparse._SubParsersAction) -> None:
 
 
 def _quickstart(arguments: argparse.Namespace) -> int:
-    from .sweeping.quickstart import quickstart
+    from ..sweeping.quickstart import quickstart
 
     return quickstart(arguments.output_dir, arguments.data_dir, arguments.n_trials)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
     if arguments.arguments[:1] == ["status"]:  # it is asked often, and needs neither the host nor torch
-        from .sweeping import status
+        from ..sweeping import status
 
         return status.command(arguments.arguments[1:])
-    from .sweeping.command import sweep
+    from ..sweeping.command import sweep
 
     return sweep(arguments.arguments)
 
@@ -289,45 +245,37 @@ def _estimate(arguments: argparse.Namespace) -> int:
     if {"-h", "--help"} & set(arguments.arguments):
         print(ESTIMATE_HELP)
         return 0
-    from .estimate import estimate
+    from ..estimate import estimate
 
     return estimate(arguments.arguments)
 
 
 def _attach(arguments: argparse.Namespace) -> int | None:
-    from .hosting import attach
+    from ..hosting import attach
 
     return {"attach": attach.attach, "check": attach.check, "detach": attach.detach}[arguments.action](arguments.path)
 
 
-def _add_our_names_to_the_host() -> None:
-    """An attached host imports `register` by itself; one that is not attached learns our names here."""
-    from .hosting import host
-
-    host.check_imports()
-    from . import register  # noqa: F401
-
-
 def _know_described_datasets(sweeps: list[Path]) -> None:
     """Add the datasets of `data add` that these sweeps were given, if their data folders are on this machine."""
-    from .data.own_datasets import register_described
+    from ..data.own_datasets import register_described
 
     for sweep in sweeps:
         register_described(["--input_dir", str(sweep)])
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from .report import write
+    from ..report import write
 
-    _add_our_names_to_the_host()
+    add_our_names_to_the_host()
     for path in write(arguments.input_dir, arguments.output):
         print(path)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from .report.compare import best_arms, compare, compare_left_out, markdown
+    from ..report.compare import best_arms, compare, compare_left_out, markdown
 
-    _add_our_names_to_the_host()
+    add_our_names_to_the_host()
     _know_described_datasets(arguments.sweeps)
     if arguments.left_out and arguments.only:
         raise InputError("`domainfusion compare` takes --left_out or --only, not both: leave one of them out.")
@@ -339,28 +287,28 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _keep(arguments: argparse.Namespace) -> None:
-    from .report.jobs import read_sweep
-    from .report.kept import write_kept
+    from ..report.jobs import read_sweep
+    from ..report.kept import write_kept
 
-    _add_our_names_to_the_host()
+    add_our_names_to_the_host()
     _know_described_datasets([arguments.input_dir])
     write_kept(read_sweep(arguments.input_dir), arguments.output)
     print(arguments.output)
 
 
 def _figures(arguments: argparse.Namespace) -> None:
-    from .report.figures import write_figures
+    from ..report.figures import write_figures
 
-    _add_our_names_to_the_host()
+    add_our_names_to_the_host()
     for path in write_figures(arguments.job, arguments.output, arguments.draws, arguments.ldm, arguments.data_dir):
         print(path)
 
 
 def _ld_curve(arguments: argparse.Namespace) -> None:
-    from .hosting.checks import check_hparams_text
-    from .report.ld_curve import write_ld_curve
+    from ..hosting.checks import check_hparams_text
+    from ..report.ld_curve import write_ld_curve
 
-    _add_our_names_to_the_host()
+    add_our_names_to_the_host()
     given = check_hparams_text(arguments.hparams or "{}")
     if arguments.ldm:
         given["ldm"] = arguments.ldm
@@ -368,72 +316,20 @@ def _ld_curve(arguments: argparse.Namespace) -> None:
         print(path)
 
 
-def _data_check(arguments: argparse.Namespace) -> int:
-    _add_our_names_to_the_host()
-    from .data.findings import check
-
-    found = check(arguments.name, arguments.data_dir)
-    if arguments.page:
-        from .report.data_page import write_data_page
-
-        write_data_page(found, arguments.page)
-    print(found.json() if arguments.json else found.text())
-    return 1 if found.has_errors else 0
-
-
-def _data_sheet(arguments: argparse.Namespace) -> None:
-    _add_our_names_to_the_host()
-    from .report.data_sheet import write_data_sheet
-
-    print(
-        write_data_sheet(
-            arguments.name,
-            arguments.data_dir,
-            arguments.output,
-            images=arguments.images,
-            classes=arguments.classes,
-            job_folder=arguments.job,
-        )
-    )
-
-
-def _data_get(arguments: argparse.Namespace) -> None:
-    _add_our_names_to_the_host()
-    from .data.getting import get
-    from .data.transfer import Patience
-
-    patience = Patience(timeout=arguments.timeout)
-    print(get(arguments.name, arguments.data_dir, arguments.source, arguments.sha256, patience).text())
-
-
-def _data_add(arguments: argparse.Namespace) -> None:
-    _add_our_names_to_the_host()
-    from .data.adding import add_folder, add_manifest
-
-    names = ("environments", "class_names", "image_size", "steps", "checkpoint_freq", "workers")
-    given = {name: getattr(arguments, name) for name in names}
-    name, folder, data_dir = arguments.name, arguments.folder, arguments.data_dir
-    if arguments.manifest:
-        written, found = add_manifest(name, folder, arguments.manifest, data_dir, **given)
-    else:
-        written, found = add_folder(name, folder, data_dir, **given)
-    print(written, found.text(), sep="\n")
-
-
 def _predict(arguments: argparse.Namespace) -> None:
-    from .runs.predict import predict
+    from ..runs.predict import predict
 
-    _add_our_names_to_the_host()
+    add_our_names_to_the_host()
     predict(
         arguments.model, arguments.images, arguments.output, arguments.class_names, arguments.data_dir, arguments.top
     )
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from .hosting.checks import check_hparams_text
-    from .runs.generate import generate_from_folder, generate_from_run
+    from ..hosting.checks import check_hparams_text
+    from ..runs.generate import generate_from_folder, generate_from_run
 
-    _add_our_names_to_the_host()
+    add_our_names_to_the_host()
     if arguments.rounds is not None and arguments.rounds < 1:
         raise InputError(f"--rounds is {arguments.rounds}, but must be 1 or more.")
     if arguments.job:
@@ -448,7 +344,3 @@ def _generate(arguments: argparse.Namespace) -> None:
     generate_from_folder(
         arguments.data, arguments.output, given, arguments.classifier, arguments.rounds or 1, arguments.seed or 0
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
