@@ -185,6 +185,8 @@ def _in_slurm(output_dir: Path, job: JobStatus, events: Sequence[dict], queue: M
     in_queue = (queue or {}).get(last["slurm_job"])
     if job.state == RUNNING:
         state = RUNNING
+    elif in_queue is not None and last["event"] == slurm_records.INTERRUPTED:
+        state = QUEUED  # for some seconds Slurm calls a job that it will queue again COMPLETING
     elif in_queue is not None:
         state = QUEUED if in_queue in PENDING else RUNNING
     elif last["event"] == slurm_records.FAILED:

@@ -165,6 +165,7 @@ def test_status_joins_files_and_queue(slurm_programs, tmp_path, capsys):
         6: (["submitted", "started", "interrupted", "started"], None, "stopped"),
         7: (["submitted", "started", "ended"], None, "done"),
         8: ([], None, "waiting"),
+        9: (["submitted", "started", "interrupted"], "COMPLETING", "queued"),
     }
     lines = []
     for number, (names, in_queue, _) in stories.items():
