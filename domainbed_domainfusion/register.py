@@ -127,6 +127,7 @@ def _add_backbones() -> None:
 
 def _report_to_context() -> None:
     """Let the host's constructors report what they build, and check the input that would fail late or hang."""
+    from .data import own_datasets
     from .hosting import checks
 
     datasets, loaders = host.datasets, host.module("lib.fast_data_loader")
@@ -134,6 +135,7 @@ def _report_to_context() -> None:
     def run_begins(dataset):
         context.dataset_built(dataset)
         checks.check_test_environments(dataset)
+        own_datasets.leave_description(dataset)
 
     def image_folder(self, root, *args, **kwargs):
         checks.check_image_folder(root, getattr(self, "ENVIRONMENTS", None))

@@ -78,9 +78,10 @@ class Check:
             f"{self.name} in {self.layout.root}: {len(self.layout.environments)} environments, "
             f"{len(self.layout.classes)} classes, {sum(row[2] for row in self.rows()):,} images"
         ]
+        width = max(6, *(len(short) for _, short, _, _ in self.rows()))
         for name, short, images, published in self.rows():
             known = "" if published is None else f" of {published:,}"
-            lines.append(f"  {short:>6}  {name:<20} {images:>9,}{known}")
+            lines.append(f"  {short:>{width}}  {name:<20} {images:>9,}{known}")
         lines += [f"{finding.level}: {finding.sentence}" for finding in self.findings]
         return "\n".join(lines if self.findings else [*lines, "Nothing is wrong with it."])
 

@@ -1,7 +1,8 @@
 """Image folders of your own as datasets of the host, described by a file and not by an edit of the host.
 
-`domainfusion data add NAME FOLDER` writes data_dir/NAME/dataset.json. Whatever then gets that --data_dir, or the
---input_dir of a sweep that had it, knows the dataset NAME: train, sweep, collect_results, report, estimate.
+`domainfusion data add NAME FOLDER` writes data_dir/NAME/dataset.json. Whatever then gets that --data_dir knows the
+dataset NAME: train, sweep, estimate. A run leaves a copy of the file in its job folder. So whatever gets the
+--input_dir of a sweep knows NAME too, also where the data are not: collect_results, report, compare, keep.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torchvision import transforms
 
 from ..errors import InputError
 from ..files import write_atomically
-from ..hosting import checks, host
+from ..hosting import checks, context, host
 
 FILE = "dataset.json"
 
@@ -100,13 +101,21 @@ def described_folder(name: str, data_dir: Path) -> Path:
     return _root(data_dir / name, _read(data_dir / name / FILE))
 
 
-def register_described(arguments: Sequence[str] | None = None) -> None:
-    """Add to the host every dataset that lies in the data folder of this process's command line. Idempotent.
+def leave_description(dataset: Any) -> None:
+    """Write the description of a dataset that the train script has built, if it is one of ours, into its job folder."""
+    description, job = getattr(type(dataset), "DESCRIBED", None), context.current().output_dir
+    if description is not None and job is not None:
+        write_atomically(Path(job) / FILE, json.dumps(asdict(description), indent=2) + "\n")
 
-    Raises InputError for a dataset.json that cannot be understood.
+
+def register_described(arguments: Sequence[str] | None = None) -> None:
+    """Add to the host every dataset that is described in a folder of this process's command line. Idempotent.
+
+    The folders: --data_dir, the job folders in --input_dir, and the data folder of the first of these jobs. Raises
+    InputError for a dataset.json that cannot be understood.
     """
-    for data_dir in _data_dirs(sys.argv[1:] if arguments is None else arguments):
-        for file in sorted(data_dir.glob(f"*/{FILE}")):
+    for folder in _folders_of_descriptions(sys.argv[1:] if arguments is None else arguments):
+        for file in sorted(folder.glob(f"*/{FILE}")):
             description = _read(file)
             if not hasattr(host.datasets, description.name):
                 setattr(host.datasets, description.name, _dataset_class(description, file.parent))
@@ -123,14 +132,16 @@ def _read(file: Path) -> Description:
     return description
 
 
-def _data_dirs(arguments: Sequence[str]) -> Iterator[Path]:
-    """The folder of --data_dir, and the data folder that the first job in --input_dir was given."""
+def _folders_of_descriptions(arguments: Sequence[str]) -> Iterator[Path]:
+    """Folders with NAME/dataset.json or JOB/dataset.json: see `register_described`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data_dir")
     parser.add_argument("--input_dir")
     given = parser.parse_known_args(list(arguments))[0]
     if given.data_dir:
         yield Path(given.data_dir)
+    if given.input_dir:
+        yield Path(given.input_dir)
     for results in sorted(Path(given.input_dir).glob("*/results.jsonl"))[:1] if given.input_dir else ():
         try:
             with open(results, encoding="utf-8") as file:
@@ -149,12 +160,13 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _dataset_class(description: Description, place: Path) -> type:
+    described = replace(description, folder=os.path.abspath(_root(place, description)))
     base = host.datasets.MultipleEnvironmentImageFolder
 
     class Described(base):  # type: ignore[misc, valid-type]  # the host's class is known at run time only
         """The host's own image-folder dataset, with its transforms at the size that the description has."""
 
-        DESCRIBED = True
+        DESCRIBED = described
         ENVIRONMENTS = description.environments
         CLASS_NAMES = description.class_names
         N_STEPS, CHECKPOINT_FREQ = description.steps, description.checkpoint_freq

@@ -82,11 +82,16 @@ def test_a_sweep_of_it_from_launch_to_table(data, tmp_path, capsys):
     assert "Dataset: Mine, model selection method: training-domain" in printed
     header = next(line for line in printed.splitlines() if line.startswith("Algorithm"))
     assert header.split() == ["Algorithm", "O", "N", "F", "Avg"]
+    shutil.rmtree(data / "Mine")  # from here on as on a machine without the data
+    printed_without = subprocess.run(collect, check=True, env=here, capture_output=True, text=True).stdout
+    assert printed_without == printed
+    job = next((tmp_path / "runs").glob("*/dataset.json"))
+    assert json.loads(job.read_text())["folder"] == str(data / "pictures")
 
     kept = tmp_path / "kept.jsonl"
     assert cli.main(["keep", "--input_dir", str(tmp_path / "runs"), "--output", str(kept)]) == 0
     vars(host.datasets).pop("Mine")
-    host.datasets.DATASETS.remove("Mine")  # as on a machine without the data
+    host.datasets.DATASETS.remove("Mine")
     for sweep_or_file in (kept, tmp_path / "runs"):
         capsys.readouterr()
         assert cli.main(["compare", str(sweep_or_file)]) == 0

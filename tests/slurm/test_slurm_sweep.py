@@ -68,8 +68,8 @@ def training_processes(output: Path) -> list[int]:
     """The processes that hold a job's lock, from what they wrote into it."""
     jobs = [job for job in status.status(output) if job.state == status.RUNNING]
     locks = [(output / job.folder / "resume" / "lock") for job in jobs]
-    found = [int(re.findall(r"process (\d+)", path.read_text())[0]) for path in locks if path.exists()]
-    return [process for process in found if Path(f"/proc/{process}").exists()]
+    found = [number for path in locks if path.exists() for number in re.findall(r"process (\d+)", path.read_text())]
+    return [int(process) for process in found if Path(f"/proc/{process}").exists()]
 
 
 def test_a_sweep_survives_all_that_a_cluster_does_to_it(cluster, tmp_path, monkeypatch):
