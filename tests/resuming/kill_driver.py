@@ -7,6 +7,7 @@ it runs in a copy of that checkout. Exit status 1 if a run differs.
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -40,18 +41,22 @@ def main() -> int:
             whole = base / "-".join(["whole", algorithm, *hparams.values()])
             if not whole.exists():
                 runner.run(whole, base / "data", algorithm, resume="off", **hparams)
-            first = _moment(chance, algorithm, {})
-            second = _moment(chance, algorithm, AGAIN)
             job = base / "job"
-            statuses = [runner.run(job, base / "data", algorithm, moment, **hparams)[0] for moment in (first, second)]
-            status, printed = runner.run(job, base / "data", algorithm, **hparams)
+            killed_at: list[str] = []
+            while True:  # until it was killed twice
+                moment = _moment(chance, algorithm, AGAIN if killed_at else {}) if len(killed_at) < 2 else None
+                status, printed = runner.run(job, base / "data", algorithm, moment, **hparams)
+                if status == 0 and moment is not None:  # it ended before the moment came: from the beginning
+                    shutil.rmtree(job)
+                    killed_at.clear()
+                elif status == -signal.SIGKILL and moment is not None:
+                    killed_at.append(moment)
+                else:
+                    break
             found = jobs.differences(whole, job) if status == 0 else [printed[-2000:]]
             unequal += bool(found)
-            moments = [
-                f"{moment}{'' if status else ' (not reached)'}" for moment, status in zip((first, second), statuses)
-            ]
             outcome = f"NOT EQUAL: {', '.join(found)}" if found else "equal"
-            print(f"{number + 1:3} {algorithm:12} killed at {moments[0]:16} and {moments[1]:28} {outcome}", flush=True)
+            print(f"{number + 1:3} {algorithm:12} killed at {' and '.join(killed_at):32} {outcome}", flush=True)
             shutil.rmtree(job)
         runner.close()
     print(f"{arguments.runs - unequal} of {arguments.runs} runs equal")
