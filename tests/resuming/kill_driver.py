@@ -18,6 +18,7 @@ from . import real_host
 OCCASIONS = {"start": 1, "update": 12, "evaluation": 30, "row": 5, "checkpoint": 11, "save": 6}
 DOMAINFUSION = {"round": 12}
 AGAIN = {"replay": 8}  # a second run has these too
+NEVER = "none"
 
 
 def main() -> int:
@@ -43,15 +44,15 @@ def main() -> int:
                 runner.run(whole, base / "data", algorithm, resume="off", **hparams)
             job = base / "job"
             killed_at: list[str] = []
-            while True:  # until it was killed twice
-                moment = _moment(chance, algorithm, AGAIN if killed_at else {}) if len(killed_at) < 2 else None
+            while True:
+                moment = _moment(chance, algorithm, AGAIN if killed_at else {}) if len(killed_at) < 2 else NEVER
                 status, printed = runner.run(job, base / "data", algorithm, moment, **hparams)
-                if status == 0 and moment is not None:  # it ended before the moment came: from the beginning
+                if status == -signal.SIGKILL and moment != NEVER:
+                    killed_at.append(moment)
+                elif status == 0 and moment != NEVER:  # it ended before the moment came: from the beginning
                     shutil.rmtree(job)
                     killed_at.clear()
-                elif status == -signal.SIGKILL and moment is not None:
-                    killed_at.append(moment)
-                else:
+                else:  # it was killed twice, or something is wrong
                     break
             found = jobs.differences(whole, job) if status == 0 else [printed[-2000:]]
             unequal += bool(found)
