@@ -17,7 +17,9 @@ class ModelFiles:
             match = re.fullmatch(r"model_step(\d+)\.pkl", path.name)
             if match and int(match[1]) < updates - 1:
                 aside.mkdir(exist_ok=True)
-                if not (aside / path.name).exists():  # else an earlier replay was killed, and this file is the host's
+                if (aside / path.name).exists():  # an earlier replay was killed, and this file is the host's
+                    path.unlink()
+                else:
                     path.rename(aside / path.name)
 
     def put_back(self, all_of_them: bool) -> None:

@@ -71,5 +71,7 @@ def test_models_of_the_first_part_survive_a_replay_even_if_it_is_killed(tmp_path
     assert (job / "model_step0.pkl").read_text() == "true 0" and not (job / "model_step3.pkl").exists()
     (job / "model_step3.pkl").write_text("of a replay that is killed now")
     models = ModelFiles(job, aside, updates=5)
+    models.put_back(all_of_them=False)  # before the host comes to step 3 again
+    (job / "model_step3.pkl").write_text("of the second replay")
     models.put_back(all_of_them=True)
     assert [(job / f"model_step{step}.pkl").read_text() for step in (0, 3)] == ["true 0", "true 3"]
