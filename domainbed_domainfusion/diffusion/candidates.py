@@ -49,9 +49,12 @@ class CandidateSampler:
         batch_size: int | None = None,
         timestep_spacing: str = "leading",
         guidance_interval: float = 1.0,
+        guidance_agreement: float | None = None,
+        timesteps: list[int] | None = None,
         source: str = "image",
     ) -> None:
-        """Raises InputError if no step would be run, or more steps than the scheduler has.
+        """Raises InputError if no step would be run, or more steps than the scheduler has, or `timesteps` that it
+        cannot run.
 
         steps: of the whole schedule. strength: in (0, 1], the share of these steps that is run.
         guidance_scale: 1 or less means no guidance. A latent consistency model takes the scale as a condition of its
@@ -62,6 +65,9 @@ class CandidateSampler:
         guidance_interval: in [0, 1], the share of the executed steps that are guided, rounded to whole steps and
         counted from the first. The other steps run the conditional half alone. After Kynkäänniemi et al. 2024 and
         Adaptive Guidance (Castillo et al. 2023); that the first steps are the guided ones is ours.
+        guidance_agreement: in [-1, 1], Adaptive Guidance. A candidate whose conditional and unconditional noise have
+        a cosine above it is not guided in the steps that follow. None: the interval alone decides.
+        timesteps: falling, of the model's training schedule; they are run in place of `steps` and `timestep_spacing`.
         source: "image" begins at the noised image. "prompt" begins at pure noise: the whole schedule runs, and the
         images give only their labels and their size.
         Raises ValueError for another source.
@@ -72,13 +78,16 @@ class CandidateSampler:
         self.ldm, self.prompts = ldm, prompts
         self.steps, self.strength, self.guidance_scale = steps, strength, guidance_scale
         self.scheduler, self.batch_size, self.timestep_spacing = scheduler, batch_size, timestep_spacing
-        self.guidance_interval, self.source = guidance_interval, source
+        self.guidance_interval, self.guidance_agreement = guidance_interval, guidance_agreement
+        self.timesteps, self.source = timesteps, source
+        if timesteps is not None:
+            self.steps = steps = len(timesteps)
         if not 0 < strength <= 1 or int(steps * strength) < 1:
             raise InputError(
                 f"{steps} denoising steps at strength {strength} leave no step to run: strength must lie "
                 "in (0, 1] and steps x strength must be at least 1."
             )
-        #: U-Net calls for one batch, and how many of these calls have twice the rows.
+        #: U-Net calls for one batch, and how many of these calls have twice the rows (with an agreement: at most).
         self.evaluations: int = len(self._schedule()[1])
         twice = guidance_scale > 1 and not ldm.embeds_guidance
         self.guided: int = round(guidance_interval * self.evaluations) if twice else 0
@@ -95,6 +104,8 @@ class CandidateSampler:
             scheduler=hparams["scheduler"],
             timestep_spacing=hparams["timestep_spacing"],
             guidance_interval=hparams["guidance_interval"],
+            guidance_agreement=hparams["guidance_agreement"],
+            timesteps=hparams["denoising_timesteps"],
             source=hparams["candidate_source"],
         )
 
@@ -147,15 +158,21 @@ class CandidateSampler:
             latents = noise * scheduler.init_noise_sigma
         else:
             latents = scheduler.add_noise(start, noise, timesteps[:1].repeat(len(start)))
-        both = torch.cat([self.prompts.unconditional.expand_as(embeddings), embeddings])
+        unconditional = self.prompts.unconditional.expand_as(embeddings)
+        guided = torch.arange(len(latents), device=latents.device)  # the candidates that are guided in the next step
         for i, t in enumerate(timesteps):
-            if i < self.guided:
-                model_input = scheduler.scale_model_input(torch.cat([latents] * 2), t)
-                unconditional, conditional = self.ldm.predict_noise(model_input, t.expand(len(both)), both).chunk(2)
-                noise = unconditional + self.guidance_scale * (conditional - unconditional)
-            else:
-                model_input = scheduler.scale_model_input(latents, t)
-                noise = self.ldm.predict_noise(model_input, t.expand(len(latents)), embeddings, self.guidance_scale)
+            if i == self.guided:
+                guided = guided[:0]
+            model_input = scheduler.scale_model_input(latents, t)
+            model_input = torch.cat([model_input[guided], model_input])
+            conditions = torch.cat([unconditional[guided], embeddings])
+            predicted = self.ldm.predict_noise(model_input, t.expand(len(model_input)), conditions, self.guidance_scale)
+            without, noise = predicted.split([len(guided), len(latents)])
+            if len(guided):
+                conditional = noise[guided]
+                noise = noise.index_copy(0, guided, without + self.guidance_scale * (conditional - without))
+                if self.guidance_agreement is not None:
+                    guided = guided[_cosine(without, conditional) <= self.guidance_agreement]
             latents = scheduler.step(noise, t, latents, **options, return_dict=False)[0]
         return latents
 
@@ -168,10 +185,32 @@ class CandidateSampler:
         """A fresh scheduler, because solvers keep a history, and the timesteps that the pipeline would run."""
         scheduler = self.ldm.scheduler(self.scheduler, self.timestep_spacing)
         try:
-            scheduler.set_timesteps(self.steps, device=self.ldm.device)
+            if self.timesteps is None:
+                scheduler.set_timesteps(self.steps, device=self.ldm.device)
+            else:
+                self._check_timesteps(scheduler)
+                scheduler.set_timesteps(timesteps=self.timesteps, device=self.ldm.device)
         except ValueError as error:
             raise InputError(
                 f"The scheduler {self.scheduler} cannot run {self.steps} denoising steps ({error}): use fewer."
             ) from error
         skipped = (self.steps - min(int(self.steps * self.strength), self.steps)) * scheduler.order
         return scheduler, scheduler.timesteps[skipped:]
+
+    def _check_timesteps(self, scheduler: Any) -> None:
+        """Raise InputError for timesteps that the scheduler or the model does not have."""
+        if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+            raise InputError(
+                f"The scheduler {self.scheduler} takes steps of one size: for denoising_timesteps use dpmsolver++."
+            )
+        if max(self.timesteps or ()) >= self.ldm.num_train_timesteps:
+            raise InputError(
+                f"denoising_timesteps begins at {max(self.timesteps or ())}, but the model's timesteps are 0 to "
+                f"{self.ldm.num_train_timesteps - 1}."
+            )
+
+
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    """The cosine of the angle between two predictions of each candidate: (n, C, h, w) twice → (n,)."""
+    precision = torch.promote_types(one.dtype, torch.float32)
+    return torch.cosine_similarity(one.flatten(1).to(precision), other.flatten(1).to(precision))

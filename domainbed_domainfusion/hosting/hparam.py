@@ -100,6 +100,22 @@ def or_as_preset(given: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[An
     return (lambda value: value is None or valid(value)), f"null (as ld_preset says) or {text}"
 
 
+def or_null(given: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
+    """The range `given`, or null."""
+    valid, text = given
+    return (lambda value: value is None or valid(value)), f"null or {text}"
+
+
+def _falling(value: Any) -> bool:
+    whole = integer(0, 999)[0]
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(map(whole, value))
+        and all(a > b for a, b in itertools.pairwise(value))
+    )
+
+
 def _rising_shares(value: Any) -> bool:
     share = number(0, 1)[0]
     return isinstance(value, list) and len(value) == 2 and all(map(share, value)) and value[0] < value[1]
@@ -130,6 +146,7 @@ def _texts_by_name(value: Any) -> bool:
 
 
 STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
+FALLING = (lambda value: value is None or _falling(value)), "null, or a list of falling whole numbers from 999 to 0"
 SHARES = _rising_shares, "a list of two rising shares between 0 and 1"
 STAGE_NUMBERS = _rising_digits, "a text of rising digits from 0 to 4, such as 123"
 FLAG = (lambda value: isinstance(value, bool)), "true or false"

@@ -22,6 +22,7 @@ from .hparam import (
     CLASSIFIER,
     COMPILE,
     DEVICES,
+    FALLING,
     FLAG,
     KEPT,
     LD,
@@ -43,6 +44,7 @@ from .hparam import (
     number,
     one_of,
     or_as_preset,
+    or_null,
 )
 from .rival_hparams import CDGA_GUIDES, RIVALS
 
@@ -161,6 +163,14 @@ DOMAINFUSION = (
     Hparam(name="guidance_interval", default=1.0, range=number(0, 1),
            meaning="share of the executed steps, from the first, that are guided",
            source="ours (Kynkäänniemi et al. 2024)", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="guidance_agreement", default=None, range=or_null(number(-1, 1)),
+           meaning="Adaptive Guidance: a candidate whose conditional and unconditional noise have a cosine above this, "
+                   "0.991 in the paper, is not guided any more; null: off",
+           source="ours (Castillo et al. 2023)", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="denoising_timesteps", default=None, range=FALLING,
+           meaning="timesteps of the model's training schedule, in place of denoising_steps and timestep_spacing; for "
+                   "dpmsolver++ and lcm",
+           source="ours (AutoDiffusion, Li et al. 2023)", changes=(CANDIDATES,), time=TIME),
     Hparam(name="scheduler", default="ddim", range=one_of("ddim", "pndm", "dpmsolver++", "lcm", "folder"),
            meaning="solver; lcm: for latent consistency models only; folder: the model's own",
            source="ours", changes=(CANDIDATES,), time=TIME),
@@ -273,8 +283,8 @@ SYNTHETIC = {"candidate_source": "prompt", "sampling_strategy": False, "lambda2"
 
 #: What `CDGA` has of DomainFusion's rows, with these defaults in their place.
 CDGA_ROWS = ("ldm_decoder", "ldm_compile", "generation_budget", "denoising_steps", "strength", "guidance_scale",
-             "guidance_interval", "scheduler", "timestep_spacing", "generation_batch", "gallery", "save_generated",
-             "candidate_cache")  # fmt: skip
+             "guidance_interval", "guidance_agreement", "denoising_timesteps", "scheduler", "timestep_spacing",
+             "generation_batch", "gallery", "save_generated", "candidate_cache")  # fmt: skip
 CDGA_DEFAULTS = {"prompt_template": "a {}", "denoising_steps": 50, "strength": 0.75}
 CDGA = (
     tuple(

@@ -20,6 +20,8 @@ HPARAMS = {
     "scheduler": "pndm",
     "timestep_spacing": "trailing",
     "guidance_interval": 0.25,
+    "guidance_agreement": 0.9,
+    "denoising_timesteps": None,
     "candidate_source": "image",
     "ld_draws": 3,
     "ld_guidance_scale": 3.0,
@@ -76,9 +78,11 @@ def test_every_hparam_of_the_sampler_reaches_its_argument(ldm, prompts):
     assert sampler.ldm is ldm and sampler.prompts is prompts
     assert (sampler.steps, sampler.strength, sampler.guidance_scale) == (6, 0.5, 3.0)
     assert (sampler.scheduler, sampler.timestep_spacing, sampler.guidance_interval) == ("pndm", "trailing", 0.25)
-    assert (sampler.source, sampler.batch_size) == ("image", None)
+    assert (sampler.source, sampler.batch_size, sampler.guidance_agreement) == ("image", None, 0.9)
     from_prompt = CandidateSampler.of(PromptedModel(ldm, prompts), {**HPARAMS, "candidate_source": "prompt"})
     assert (from_prompt.source, from_prompt.strength) == ("prompt", 1.0)
+    own = {**HPARAMS, "denoising_timesteps": [800, 400], "scheduler": "dpmsolver++"}
+    assert CandidateSampler.of(PromptedModel(ldm, prompts), own).timesteps == [800, 400]
 
 
 def test_every_hparam_of_latent_distillation_reaches_its_argument(ldm, prompts):
