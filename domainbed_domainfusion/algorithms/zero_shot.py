@@ -5,12 +5,9 @@ Both score each class by how well the frozen diffusion model φ predicts an imag
 result.
 """
 
-import hashlib
-import sys
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm import tqdm
 
 from ..diffusion.source import resolve_source
 from ..hosting import context, host
@@ -18,13 +15,14 @@ from ..hosting import hparams as table
 from ..hosting.held_out_ldm import with_ldm_of_this_process
 from ..pixels import PixelRange
 from ..seeding import seed_of
+from .by_image import EvaluationBar, ImageCache, digests
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from ..diffusion.class_scores import NoiseErrors
     from ..diffusion.prompted import PromptedModel
 
-#: A process caches the scores of this many images, because the host evaluates at every checkpoint. DomainNet: 586,575.
-REMEMBERED_IMAGES = 2**20
+#: A process caches scores of this many bytes. DomainNet's, of 586,575 images and 345 classes, take 0.75 GiB.
+REMEMBERED_BYTES = 2**30
 
 
 class ZeroShotClassifier(host.algorithms.Algorithm):
@@ -47,8 +45,8 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
         self.class_names = context.prompt_names(hparams["class_names"], num_classes)
         resolve_source(hparams["ldm"], hparams["ldm_revision"])
         self._model: PromptedModel | None = None
-        self._remembered: dict[str, torch.Tensor] = {}
-        self._progress: tqdm | None = None
+        self._remembered = ImageCache(REMEMBERED_BYTES)
+        self._progress = EvaluationBar("zero-shot evaluation")
 
     def update(self, minibatches: list, unlabeled: object = None) -> dict[str, float]:
         """Does nothing: there is nothing to train, and no loss to report."""
@@ -57,16 +55,12 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
     @torch.no_grad()
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Scores (B, num_classes), higher is better, of x (B, C, H, W) after the host's transform."""
-        keys = [_digest(image) for image in x.cpu()]
-        scores = {key: self._remembered[key] for key in keys if key in self._remembered}
-        unseen = {key: i for i, key in enumerate(keys) if key not in scores}
-        if unseen:
-            found = self._score_images(x[list(unseen.values())], list(unseen))
-            scores.update(zip(unseen, found.float()))
-            room = max(0, REMEMBERED_IMAGES - len(self._remembered))
-            self._remembered.update((key, scores[key]) for key in list(unseen)[:room])
-        self._show_progress(len(x))
-        return torch.stack([scores[key] for key in keys]).to(x.device)
+        keys = digests(x)
+        scores = self._remembered.of(
+            keys, lambda places: self._score_images(x[places], [keys[place] for place in places]).float()
+        )
+        self._progress.update(len(x))
+        return scores.to(x.device)
 
     def _score_images(self, x: torch.Tensor, keys: list[str]) -> torch.Tensor:
         """(B, num_classes) float64 on the CPU."""
@@ -83,23 +77,9 @@ class ZeroShotClassifier(host.algorithms.Algorithm):
     def _scores(self, errors: "NoiseErrors", seeds: list[int]) -> torch.Tensor:
         raise NotImplementedError
 
-    def _show_progress(self, images: int) -> None:
-        """One progress bar per evaluation, on the terminal's stderr: the host copies sys.stderr into err.txt."""
-        total = sum(context.current().evaluation_lengths)
-        if self._progress is None or self._progress.n >= total:
-            self._progress = tqdm(
-                total=total or None,
-                desc="zero-shot evaluation",
-                unit="image",
-                leave=False,
-                file=sys.__stderr__,
-                disable=None,
-            )
-        self._progress.update(images)
-
     def __getstate__(self) -> dict:
         """Copies and pickles hold only the settings."""
-        return {**self.__dict__, "_model": None, "_remembered": {}, "_progress": None}
+        return {**self.__dict__, "_model": None}
 
 
 class DiffusionClassifier(ZeroShotClassifier):
@@ -131,7 +111,3 @@ class TextToImageClassifier(ZeroShotClassifier):
             x0_weights(errors.ldm.alphas_cumprod),
         )
         return pruning(errors, errors.latents.shape[1:], seeds, self.num_classes, errors.micro_batch)
-
-
-def _digest(image: torch.Tensor) -> str:
-    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()

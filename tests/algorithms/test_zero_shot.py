@@ -62,7 +62,7 @@ def test_nothing_is_trained_and_copies_hold_no_model(name, run):
 
 
 def test_an_image_is_scored_once_in_a_process_as_far_as_it_remembers(run, monkeypatch):
-    monkeypatch.setattr(zero_shot, "REMEMBERED_IMAGES", 4)
+    monkeypatch.setattr(zero_shot, "REMEMBERED_BYTES", 4 * 4 * 4)  # four images of four classes in float32
     algorithm, x = (r := run(NAMES[0])).algorithm, some_images(r)
     scored, score = [], algorithm._score_images
     monkeypatch.setattr(algorithm, "_score_images", lambda x, keys: scored.append(len(x)) or score(x, keys))
