@@ -52,6 +52,7 @@ def _add_algorithms() -> None:
     from .algorithms.cdga import CDGA
     from .algorithms.domainfusion import DomainFusion
     from .algorithms.drm import DRM
+    from .algorithms.dsi import DSI
     from .algorithms.hessian_alignment import HGP, Hutchinson
     from .algorithms.sagm import SAGM
     from .algorithms.sam import SAM
@@ -63,8 +64,10 @@ def _add_algorithms() -> None:
     flat_minima = (SAM, SAGM, TRAM, UDIM)
     rivals = (DRM, HGP, Hutchinson, AdvStyle)
     controls = (RandAugment, AugMix)
-    with_diffusion = (DomainFusion, Synthetic, CDGA, DiffusionClassifier, TextToImageClassifier)
-    for algorithm in flat_minima + rivals + controls + with_diffusion:
+    with_diffusion = (DomainFusion, Synthetic, CDGA)
+    at_test_time = (DSI,)
+    zero_shot = (DiffusionClassifier, TextToImageClassifier)
+    for algorithm in flat_minima + rivals + controls + with_diffusion + at_test_time + zero_shot:
         setattr(host.algorithms, algorithm.__name__, algorithm)
         host.algorithms.ALGORITHMS.append(algorithm.__name__)
 

@@ -3,6 +3,7 @@
 Images are (B, 3, S, S) in [-1, 1]. Latents are (B, C, S / f, S / f) and already multiplied by the VAE's scaling factor.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,22 @@ class LatentDiffusion:
 
     def __reduce__(self):
         return _load, self._arguments
+
+    def trainable_unet(self) -> Any:
+        """A copy of the U-Net whose weights take gradients, in float32, or in float64 if the model is."""
+        unet = torch.nn.Module.to(copy.deepcopy(self._unet), torch.promote_types(self.dtype, torch.float32))
+        return unet.requires_grad_(True)
+
+    def with_unet(self, unet: Any) -> "LatentDiffusion":
+        """The same model with this U-Net, frozen and in the model's dtype, and not compiled. All else is shared.
+
+        A pickle of it would hold the original's arguments, without the U-Net.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._unet = torch.nn.Module.to(unet, self.dtype).eval().requires_grad_(False)
+        other._compiled = {name: call for name, call in self._compiled.items() if name != "unet"}
+        return other
 
     def embed(self, prompts: list[str]) -> Tensor:
         """Text embeddings (n, L, D), as diffusers' pipeline makes them.

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..hosting.test_time_hparams import TEST_TIME
+
 
 def estimate(argv: Sequence[str]) -> int:
     """Print what `sweep launch` with these arguments would cost. Returns 0. Nothing is kept or downloaded.
@@ -135,6 +137,8 @@ class StandIns:
         if self.data[job.dataset].published:
             data_dir = str(self._data_dir(job.dataset, max(other.hparams["batch_size"] for other in jobs)))
         self._set_backbone(job, hparams)
+        if job.algorithm in TEST_TIME:
+            self._leave_out_diffusion(job, hparams)
         random_ldm = _uses_ldm(job.algorithm) and self._set_ldm(hparams)
         return {
             "dataset": job.dataset,
@@ -196,6 +200,23 @@ class StandIns:
         )
         hparams.update(ldm=str(self._ldm), ldm_revision=None)
         return True
+
+    def _leave_out_diffusion(self, job: Any, hparams: dict[str, Any]) -> None:
+        """Measure evaluations without the diffusion model, and note what it will compute.
+
+        Its work depends on how sure the trained classifier is, and on what is kept from one evaluation to the next.
+        """
+        from ..hosting import host
+
+        work = host.algorithms.get_algorithm_class(job.algorithm).diffusion_work(hparams, job.domains)
+        hparams.update(test_time_when="last", ldm="pocket", ldm_revision=None)
+        if "dsi_finetune_steps" in hparams:  # its check of the memory is for the run
+            hparams["dsi_finetune_steps"] = 0
+        if work:
+            self._note(
+                f"{job.dataset} {job.algorithm}: the work of the diffusion model is not in these times and sizes. "
+                f"It is {work}."
+            )
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

@@ -19,9 +19,10 @@ CANDIDATES = "candidates"  # the latents of a candidate: line 7
 CHOICE = "choice"  # what is made of the candidates: lines 8 to 12
 LD = "LD"  # Latent Distillation: Algorithm 2
 SCORES = "scores"  # the scores of a zero-shot classifier
+ANSWERS = "answers"  # what a trained classifier answers with the diffusion model's help
 SPEED = "speed"  # time and memory only; results stay equal up to float noise
 KEPT = "kept"  # only which files a run leaves
-PARTS = (CLASSIFIER, ROUNDS, CANDIDATES, CHOICE, LD, SCORES, SPEED, KEPT)
+PARTS = (CLASSIFIER, ROUNDS, CANDIDATES, CHOICE, LD, SCORES, ANSWERS, SPEED, KEPT)
 
 # Whether an hparam changes how long a step, a candidate or an LD gradient takes: `Hparam.time`.
 NO_TIME = "no"
@@ -133,6 +134,11 @@ def _stages(value: Any) -> bool:
     return all(a[0] < b[0] and a[1] >= b[1] for a, b in itertools.pairwise(value))
 
 
+def _rising_steps(value: Any) -> bool:
+    whole = integer(1, 1000)[0]
+    return isinstance(value, list) and bool(value) and all(map(whole, value)) and value == sorted(set(value))
+
+
 def _rising_digits(value: Any) -> bool:
     return _is_text(value) and set(value) <= set("01234") and list(value) == sorted(set(value))
 
@@ -148,6 +154,7 @@ def _texts_by_name(value: Any) -> bool:
 STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
 FALLING = (lambda value: value is None or _falling(value)), "null, or a list of falling whole numbers from 999 to 0"
 SHARES = _rising_shares, "a list of two rising shares between 0 and 1"
+RISING_STEPS = _rising_steps, "a list of rising whole numbers from 1 to 1000"
 STAGE_NUMBERS = _rising_digits, "a text of rising digits from 0 to 4, such as 123"
 FLAG = (lambda value: isinstance(value, bool)), "true or false"
 COMPILE = (lambda value: isinstance(value, bool) or value == "cuda_graphs"), "true, false or cuda_graphs"

@@ -1,7 +1,7 @@
 """Every hparam that the plugin adds, in one table: name, default, search, range, meaning, source, and what it changes.
 
 The rows that concern a classifier without a diffusion model stand in `classifier_hparams`, those of the methods that
-papers compare with in `rival_hparams`, the others here.
+papers compare with in `rival_hparams`, those of diffusion at test time in `test_time_hparams`, the others here.
 
 Sources: "S" is the paper's supplement, "A" its abstract, "host" DomainBed's own habit, "ours" a choice that the paper
 leaves open. `changes` and `time` are the one place that says what an hparam decides: the cache of candidates, a run's
@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import InputError
 from .classifier_hparams import AUGMIX, BACKBONE, EVERY_ALGORITHM, RANDAUGMENT, SAGM, SAM, TRAM, UDIM
 from .hparam import (
+    ANSWERS,
     CANDIDATES,
     CHOICE,
     CLASSIFIER,
@@ -47,6 +48,7 @@ from .hparam import (
     or_null,
 )
 from .rival_hparams import CDGA_GUIDES, RIVALS
+from .test_time_hparams import LDM_DEFAULTS, LDM_UNUSED, TEST_TIME
 
 PAPER_LEARNING_RATES = (1e-4, 3e-4, 5e-4, 7e-4, 9e-4, 1e-3)
 PAPER_CANDIDATES = (1, 3, 5)
@@ -72,22 +74,22 @@ LDM = (
     Hparam(name="ldm", default="CompVis/stable-diffusion-v1-4", pocket="pocket", range=TEXT,
            meaning="hub id, folder or .safetensors file of a Stable Diffusion 1.x, or pocket, the embedded one; "
                    "`{test_envs}` in it stands for the names of the test environments",
-           source="S", changes=(CANDIDATES, LD, SCORES), time=TIME, recorded_as="model"),
+           source="S", changes=(CANDIDATES, LD, SCORES, ANSWERS), time=TIME, recorded_as="model"),
     Hparam(name="ldm_revision", default=None, range=OPTIONAL_TEXT,
            meaning="the hub's revision",
-           source="ours", changes=(CANDIDATES, LD, SCORES), time=TIME, recorded_as="revision"),
+           source="ours", changes=(CANDIDATES, LD, SCORES, ANSWERS), time=TIME, recorded_as="revision"),
     Hparam(name="ldm_dtype", default="auto", range=one_of("auto", "float32", "float16", "bfloat16"),
            meaning="auto: float32 on a CPU, float16 on a GPU",
-           source="ours", changes=(CANDIDATES, LD, SCORES), time=TIME, recorded_as="dtype"),
+           source="ours", changes=(CANDIDATES, LD, SCORES, ANSWERS), time=TIME, recorded_as="dtype"),
     Hparam(name="image_size", default=320, pocket=32, range=integer(8),
            meaning="pixels a side inside the diffusion model",
-           source="S", changes=(CANDIDATES, LD, SCORES), time=TIME),
+           source="S", changes=(CANDIDATES, LD, SCORES, ANSWERS), time=TIME),
     Hparam(name="prompt_template", default="a photo of a {}", range=TEMPLATE,
            meaning="prompt of a class; no domain name is in it",
-           source="ours", changes=(CANDIDATES, LD, SCORES), time=NO_TIME, recorded_as="prompt"),
+           source="ours", changes=(CANDIDATES, LD, SCORES, ANSWERS), time=NO_TIME, recorded_as="prompt"),
     Hparam(name="class_names", default=None, range=NAMES,
            meaning="replaces the dataset's own class names in the prompts",
-           source="ours", changes=(CANDIDATES, LD, SCORES), time=NO_TIME, recorded_as="prompt"),
+           source="ours", changes=(CANDIDATES, LD, SCORES, ANSWERS), time=NO_TIME, recorded_as="prompt"),
 )
 
 DOMAINFUSION = (
@@ -295,6 +297,15 @@ CDGA = (
     + CDGA_GUIDES
 )
 
+
+def _at_test_time(algorithm: str) -> tuple[Hparam, ...]:
+    """All rows of a method that uses the diffusion model at test time."""
+    defaults = LDM_DEFAULTS.get(algorithm, {})
+    used = [row for row in LDM if row.name not in LDM_UNUSED.get(algorithm, ())]
+    own = tuple(dataclasses.replace(row, default=defaults.get(row.name, row.default)) for row in used)
+    return own + TEST_TIME[algorithm]
+
+
 TABLES = {
     "SAM": SAM,
     "SAGM": SAM + SAGM,
@@ -306,6 +317,7 @@ TABLES = {
     "DomainFusion": BACKBONE + LDM + DOMAINFUSION,
     "Synthetic": BACKBONE + LDM + tuple(_with_default(row, SYNTHETIC) for row in DOMAINFUSION),
     "CDGA": BACKBONE + CDGA,
+    **{algorithm: _at_test_time(algorithm) for algorithm in TEST_TIME},
     "DiffusionClassifier": LDM + ZERO_SHOT + DIFFUSION_CLASSIFIER,
     "TextToImageClassifier": LDM + ZERO_SHOT + TEXT_TO_IMAGE_CLASSIFIER,
 }

@@ -28,7 +28,8 @@ def predict(
     """Print the `top` most probable classes of each image; write every class's probability to `output` (CSV).
 
     images: files, and folders that are searched for images. The probabilities are the softmax of the algorithm's
-    `predict` in eval mode, after the host's evaluation transform. Only the zero-shot algorithms load a diffusion model.
+    `predict` in eval mode, after the host's evaluation transform. Only the zero-shot algorithms, and those that ask
+    it at test time, load a diffusion model.
     Raises InputError for a model, a class name or an image that cannot be used. If some images cannot be read, the
     others are predicted first.
     """

@@ -34,3 +34,26 @@ def test_what_is_missing_is_replaced_and_noted(monkeypatch):
         "PACS: the folder PACS",
         "CompVis/stable-diffusion-v1-4",
     ]
+
+
+def test_the_diffusion_models_work_at_test_time_is_left_out_and_said(monkeypatch):
+    """It is counted for the run's own hparams. The calibration needs no diffusion model."""
+    monkeypatch.setattr(stand_ins, "ldm_is_available", lambda hparams: hparams["ldm"] == "pocket")
+    args = {"dataset": "PACS", "algorithm": "DSI", "test_envs": [0], "holdout_fraction": 0.2, "data_dir": "d"}
+    defaults = {**host.hparams_registry.default_hparams("DSI", "PACS"), "backbone": "resnet50"}
+    said = "PACS DSI: the work of the diffusion model is not in these times and sizes. It is at most {} evaluations of "
+    for changed, numbers in (
+        ({}, ("300", "1,000 steps of fine-tuning on each of 3 domains")),
+        ({"dsi_finetune_steps": 0}, ("100", "as far as test_time_cache_gb reaches")),
+        ({"dsi_threshold": 0}, None),
+    ):
+        job = counting.count(args, {**defaults, **changed}, BENCHMARKS["PACS"].images)
+        with ExitStack() as stack:
+            replaced = StandIns({"PACS": Data(BENCHMARKS["PACS"].images, False)}, stack)
+            spec = replaced.spec(job, [job])
+        assert spec["hparams"]["test_time_when"] == "last" and not spec["random_ldm"]
+        if numbers is None:
+            assert not replaced.notes
+        else:
+            (note,) = replaced.notes
+            assert note.startswith(said.format(numbers[0])) and note.endswith(f"{numbers[1]}.")

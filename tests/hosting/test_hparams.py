@@ -21,6 +21,7 @@ ALGORITHMS = [
     "DomainFusion",
     "Synthetic",
     "CDGA",
+    *hparams.TEST_TIME,
     "DiffusionClassifier",
     "TextToImageClassifier",
 ]

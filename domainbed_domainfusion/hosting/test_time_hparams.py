@@ -1,0 +1,76 @@
+"""Rows of the table of hparams (`hparams`) for the methods that use the diffusion model at test time.
+
+Beside these each has the diffusion model's own rows, `hparams.LDM`.
+"""
+
+from .hparam import (
+    ANSWERS,
+    NO_TIME,
+    RISING_STEPS,
+    SPEED,
+    TIME,
+    Hparam,
+    integer,
+    number,
+    one_of,
+)
+
+# fmt: off
+#: For all of them.
+AT_TEST_TIME = (
+    Hparam(name="test_time_when", default="every", range=one_of("every", "last"),
+           meaning="which evaluations of a training run ask the diffusion model: every one, or those after the last "
+                   "step; the others are then ERM's",
+           source="ours", changes=(ANSWERS,), time=TIME),
+    Hparam(name="test_time_batch", default=16, pocket=128, range=integer(1),
+           meaning="images, or draws of noise, in the diffusion model at once (memory only)",
+           source="ours", changes=(SPEED,), time=TIME),
+)
+
+#: What each may keep from one evaluation to the next, where that does not depend on the classifier.
+CACHE = (
+    Hparam(name="test_time_cache_gb", default=4.0, range=number(0),
+           meaning="GiB of memory for what the diffusion model has made of each image; when it is full, later images "
+                   "are made anew in each evaluation",
+           source="ours", changes=(SPEED,), time=TIME),
+)
+
+DSI = (
+    Hparam(name="dsi_threshold", default=0.9, range=number(0, 1),
+           meaning="an answer whose largest class probability is above it is taken as it is; 0: always, which is ERM",
+           source="ours (Yu et al. 2023, DSI, have 0 and 0.1 in their code)", changes=(ANSWERS,), time=TIME),
+    Hparam(name="dsi_steps", default=50, pocket=10, range=integer(1, 1000),
+           meaning="steps of the whole DDIM schedule",
+           source="ours (Yu et al. 2023, DSI: 250)", changes=(ANSWERS,), time=TIME),
+    Hparam(name="dsi_starts", default=[10, 20, 30, 40], pocket=[2, 4, 6, 8], range=RISING_STEPS,
+           meaning="so many of these steps an image is noised and denoised, one after the other until the answer is "
+                   "sure",
+           source="ours (Yu et al. 2023, DSI: in an example 200 of 250)", changes=(ANSWERS,), time=TIME),
+    Hparam(name="dsi_finetune_steps", default=1000, pocket=0, range=integer(0),
+           meaning="steps of fine-tuning the diffusion model on each training domain; 0: one view of each image, by "
+                   "the model as it is",
+           source="Yu et al. 2023, DSI (number ours)", changes=(ANSWERS,), time=TIME),
+    Hparam(name="dsi_finetune_lr", default=1e-4, range=number(0, open_low=True),
+           meaning="AdamW's learning rate in it",
+           source="Yu et al. 2023, DSI (their code)", changes=(ANSWERS,), time=NO_TIME),
+    Hparam(name="dsi_finetune_batch", default=48, range=integer(1),
+           meaning="images in a step of it; divided if the memory does not suffice",
+           source="Yu et al. 2023, DSI (their code)", changes=(ANSWERS,), time=TIME),
+)
+
+# fmt: on
+
+#: Algorithm → its rows beside the diffusion model's.
+TEST_TIME = {
+    "DSI": AT_TEST_TIME + CACHE + DSI,
+}
+
+#: What each changes in the defaults of the diffusion model's rows.
+LDM_DEFAULTS = {
+    "DSI": {"image_size": 256},
+}
+
+#: The diffusion model's rows that each does without.
+LDM_UNUSED = {
+    "DSI": ("prompt_template", "class_names"),
+}
