@@ -56,6 +56,7 @@ def _add_algorithms() -> None:
     from .algorithms.hessian_alignment import HGP, Hutchinson
     from .algorithms.sagm import SAGM
     from .algorithms.sam import SAM
+    from .algorithms.sda import SDA
     from .algorithms.synthetic import Synthetic
     from .algorithms.tram import TRAM
     from .algorithms.udim import UDIM
@@ -65,7 +66,7 @@ def _add_algorithms() -> None:
     rivals = (DRM, HGP, Hutchinson, AdvStyle)
     controls = (RandAugment, AugMix)
     with_diffusion = (DomainFusion, Synthetic, CDGA)
-    at_test_time = (DSI,)
+    at_test_time = (DSI, SDA)
     zero_shot = (DiffusionClassifier, TextToImageClassifier)
     for algorithm in flat_minima + rivals + controls + with_diffusion + at_test_time + zero_shot:
         setattr(host.algorithms, algorithm.__name__, algorithm)

@@ -58,16 +58,55 @@ DSI = (
            source="Yu et al. 2023, DSI (their code)", changes=(ANSWERS,), time=TIME),
 )
 
+SDA = (
+    Hparam(name="sda_weight", default=1.0, range=number(0),
+           meaning="weight of the fine-tuned copy's logits on the projected image, beside the classifier's on the "
+                   "image; 0: ERM",
+           source="Guo et al. 2025, SDA", changes=(ANSWERS,), time=TIME),
+    Hparam(name="sda_steps", default=100, pocket=20, range=integer(1, 1000),
+           meaning="steps of the whole chain of the projection",
+           source="Guo et al. 2025, SDA (their code)", changes=(ANSWERS,), time=TIME),
+    Hparam(name="sda_noised", default=50, pocket=10, range=integer(1, 1000),
+           meaning="so many of these steps an image is noised and denoised",
+           source="Guo et al. 2025, SDA (their code)", changes=(ANSWERS,), time=TIME),
+    Hparam(name="sda_scale", default=6.0, range=number(0),
+           meaning="w, weight of the gradient that keeps an image's coarse part",
+           source="Guo et al. 2025, SDA (their code; there on pixels)", changes=(ANSWERS,), time=NO_TIME),
+    Hparam(name="sda_low_pass", default=4, range=integer(1),
+           meaning="D, the factor of the low-pass filter, in latents",
+           source="Guo et al. 2025, SDA (their code; there in pixels)", changes=(ANSWERS,), time=NO_TIME),
+    Hparam(name="sda_images", default=50, pocket=10, range=integer(1),
+           meaning="images that are generated for each class, once in a run",
+           source="Guo et al. 2025, SDA", changes=(ANSWERS,), time=TIME),
+    Hparam(name="sda_generation_steps", default=50, pocket=10, range=integer(1, 1000),
+           meaning="DDIM steps of their generation",
+           source="ours", changes=(ANSWERS,), time=TIME),
+    Hparam(name="sda_guidance", default=7.5, range=number(0),
+           meaning="classifier-free guidance of their generation; 1 and less: none",
+           source="ours (Guo et al. 2025, SDA: none, with another model)", changes=(ANSWERS,), time=TIME),
+    Hparam(name="sda_epochs", default=15, range=integer(0),
+           meaning="epochs of fine-tuning the copy of the classifier on them, at each checkpoint",
+           source="Guo et al. 2025, SDA", changes=(ANSWERS,), time=TIME),
+    Hparam(name="sda_lr", default=5e-4, range=number(0, open_low=True),
+           meaning="SGD's learning rate in it; a tenth from the epochs 10, 20 and 25 on",
+           source="Guo et al. 2025, SDA (their code, ResNet-50)", changes=(ANSWERS,), time=NO_TIME),
+    Hparam(name="sda_batch", default=64, range=integer(1),
+           meaning="images in a step of it",
+           source="Guo et al. 2025, SDA (their code)", changes=(ANSWERS,), time=TIME),
+)
+
 # fmt: on
 
 #: Algorithm → its rows beside the diffusion model's.
 TEST_TIME = {
     "DSI": AT_TEST_TIME + CACHE + DSI,
+    "SDA": AT_TEST_TIME + CACHE + SDA,
 }
 
 #: What each changes in the defaults of the diffusion model's rows.
 LDM_DEFAULTS = {
     "DSI": {"image_size": 256},
+    "SDA": {"image_size": 256},
 }
 
 #: The diffusion model's rows that each does without.

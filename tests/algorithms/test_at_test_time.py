@@ -25,6 +25,7 @@ from .beside_erm import assert_it_is_erm
 #: Settings with a few U-Net evaluations for each image.
 QUICK = {
     "DSI": {"dsi_steps": 2, "dsi_starts": [1], "dsi_finetune_steps": 0},
+    "SDA": {"sda_steps": 2, "sda_noised": 1, "sda_images": 2, "sda_generation_steps": 1, "sda_epochs": 1},
 }
 each = pytest.mark.parametrize("name", QUICK)
 

@@ -3,6 +3,8 @@
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from domainbed_domainfusion.data.benchmarks import BENCHMARKS
 from domainbed_domainfusion.diffusion.source import check_folder
 from domainbed_domainfusion.estimate import Data, StandIns, counting, stand_ins
@@ -36,24 +38,34 @@ def test_what_is_missing_is_replaced_and_noted(monkeypatch):
     ]
 
 
-def test_the_diffusion_models_work_at_test_time_is_left_out_and_said(monkeypatch):
-    """It is counted for the run's own hparams. The calibration needs no diffusion model."""
+@pytest.mark.parametrize(
+    "name, changed, said",
+    [
+        ("DSI", {}, ["at most 300 evaluations", "1,000 steps of fine-tuning on each of 3 domains."]),
+        ("DSI", {"dsi_finetune_steps": 0}, ["at most 100 evaluations", "as far as test_time_cache_gb reaches."]),
+        ("DSI", {"dsi_threshold": 0}, None),
+        (
+            "SDA",
+            {},
+            ["It is 50 evaluations", "and 100 without one and 50 with one for each of 50", "15 epochs at each"],
+        ),
+        ("SDA", {"sda_guidance": 1.0}, ["and 50 without one"]),
+        ("SDA", {"sda_weight": 0}, None),
+    ],
+)
+def test_the_diffusion_models_work_at_test_time_is_left_out_and_said(name, changed, said, monkeypatch):
+    """It is counted from the run's own hparams. The calibration needs no diffusion model."""
     monkeypatch.setattr(stand_ins, "ldm_is_available", lambda hparams: hparams["ldm"] == "pocket")
-    args = {"dataset": "PACS", "algorithm": "DSI", "test_envs": [0], "holdout_fraction": 0.2, "data_dir": "d"}
-    defaults = {**host.hparams_registry.default_hparams("DSI", "PACS"), "backbone": "resnet50"}
-    said = "PACS DSI: the work of the diffusion model is not in these times and sizes. It is at most {} evaluations of "
-    for changed, numbers in (
-        ({}, ("300", "1,000 steps of fine-tuning on each of 3 domains")),
-        ({"dsi_finetune_steps": 0}, ("100", "as far as test_time_cache_gb reaches")),
-        ({"dsi_threshold": 0}, None),
-    ):
-        job = counting.count(args, {**defaults, **changed}, BENCHMARKS["PACS"].images)
-        with ExitStack() as stack:
-            replaced = StandIns({"PACS": Data(BENCHMARKS["PACS"].images, False)}, stack)
-            spec = replaced.spec(job, [job])
-        assert spec["hparams"]["test_time_when"] == "last" and not spec["random_ldm"]
-        if numbers is None:
-            assert not replaced.notes
-        else:
-            (note,) = replaced.notes
-            assert note.startswith(said.format(numbers[0])) and note.endswith(f"{numbers[1]}.")
+    args = {"dataset": "PACS", "algorithm": name, "test_envs": [0], "holdout_fraction": 0.2, "data_dir": "d"}
+    hparams = {**host.hparams_registry.default_hparams(name, "PACS"), "backbone": "resnet50", **changed}
+    job = counting.count(args, hparams, BENCHMARKS["PACS"].images)
+    with ExitStack() as stack:
+        replaced = StandIns({"PACS": Data(BENCHMARKS["PACS"].images, False)}, stack)
+        spec = replaced.spec(job, [job])
+    assert spec["hparams"]["test_time_when"] == "last" and not spec["random_ldm"]
+    if said is None:
+        assert not replaced.notes
+    else:
+        (note,) = replaced.notes
+        assert note.startswith(f"PACS {name}: the work of the diffusion model is not in these times and sizes. It is ")
+        assert all(part in note for part in said)
