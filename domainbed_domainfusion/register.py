@@ -50,6 +50,7 @@ def _add_algorithms() -> None:
     from .algorithms.advstyle import AdvStyle
     from .algorithms.augmented import AugMix, RandAugment
     from .algorithms.cdga import CDGA
+    from .algorithms.diffusion_tta import DiffusionTTA
     from .algorithms.domainfusion import DomainFusion
     from .algorithms.drm import DRM
     from .algorithms.dsi import DSI
@@ -66,7 +67,7 @@ def _add_algorithms() -> None:
     rivals = (DRM, HGP, Hutchinson, AdvStyle)
     controls = (RandAugment, AugMix)
     with_diffusion = (DomainFusion, Synthetic, CDGA)
-    at_test_time = (DSI, SDA)
+    at_test_time = (DSI, SDA, DiffusionTTA)
     zero_shot = (DiffusionClassifier, TextToImageClassifier)
     for algorithm in flat_minima + rivals + controls + with_diffusion + at_test_time + zero_shot:
         setattr(host.algorithms, algorithm.__name__, algorithm)

@@ -95,18 +95,40 @@ SDA = (
            source="Guo et al. 2025, SDA (their code)", changes=(ANSWERS,), time=TIME),
 )
 
+DIFFUSION_TTA = (
+    Hparam(name="tta_steps", default=5, pocket=3, range=integer(0),
+           meaning="steps in which the classifier is adapted to an image; 0: ERM",
+           source="Prabhudesai et al. 2023, Diffusion-TTA (their code)", changes=(ANSWERS,), time=TIME),
+    Hparam(name="tta_draws", default=192, pocket=8, range=integer(1),
+           meaning="draws of timestep and noise in a step",
+           source="Prabhudesai et al. 2023, Diffusion-TTA (their code: 12 times 16)", changes=(ANSWERS,), time=TIME),
+    Hparam(name="tta_optimizer", default="sgd", range=one_of("sgd", "adam"),
+           meaning="SGD with momentum 0.9, or Adam; new for each image",
+           source="Prabhudesai et al. 2023, Diffusion-TTA (their code: sgd with Stable Diffusion)",
+           changes=(ANSWERS,), time=TIME),
+    Hparam(name="tta_lr", default=5e-3, range=number(0),
+           meaning="its learning rate",
+           source="Prabhudesai et al. 2023, Diffusion-TTA (their code; 1e-5 with Adam)", changes=(ANSWERS,),
+           time=NO_TIME),
+    Hparam(name="tta_parameters", default="all", range=one_of("all", "normalisation", "classifier"),
+           meaning="what moves: all weights, scales and shifts of normalisation layers, or the last linear layer",
+           source="Prabhudesai et al. 2023, Diffusion-TTA (the others ours)", changes=(ANSWERS,), time=TIME),
+)
+
 # fmt: on
 
 #: Algorithm → its rows beside the diffusion model's.
 TEST_TIME = {
     "DSI": AT_TEST_TIME + CACHE + DSI,
     "SDA": AT_TEST_TIME + CACHE + SDA,
+    "DiffusionTTA": AT_TEST_TIME + DIFFUSION_TTA,
 }
 
 #: What each changes in the defaults of the diffusion model's rows.
 LDM_DEFAULTS = {
     "DSI": {"image_size": 256},
     "SDA": {"image_size": 256},
+    "DiffusionTTA": {"image_size": 512},
 }
 
 #: The diffusion model's rows that each does without.

@@ -26,6 +26,7 @@ from .beside_erm import assert_it_is_erm
 QUICK = {
     "DSI": {"dsi_steps": 2, "dsi_starts": [1], "dsi_finetune_steps": 0},
     "SDA": {"sda_steps": 2, "sda_noised": 1, "sda_images": 2, "sda_generation_steps": 1, "sda_epochs": 1},
+    "DiffusionTTA": {"tta_steps": 2, "tta_draws": 2, "tta_lr": 0.5},
 }
 each = pytest.mark.parametrize("name", QUICK)
 

@@ -165,11 +165,19 @@ def test_fine_tuning_reads_the_in_splits_alone_and_changes_no_training(run, host
     assert losses[0] == losses[1]
 
 
-def test_each_domains_model_has_its_own_random_numbers(run, monkeypatch):
+def test_each_domains_model_is_fine_tuned_with_its_own_random_numbers_and_the_empty_prompt(run, monkeypatch):
     given = []
-    monkeypatch.setattr(fine_tuning, "fine_tuned", lambda ldm, *rest, identity, **named: given.append(identity) or ldm)
-    run(**TUNED, test_env=1).algorithm.domain_models(torch.device("cpu"))
-    assert given == [(0, "DSI fine-tuning", 0), (0, "DSI fine-tuning", 2)]
+
+    def spy(ldm, embedding, picture, pictures, *, identity, steps, rate, batch, name):
+        given.append((identity, pictures, steps, rate, batch))
+        assert torch.equal(embedding, ldm.embed([""]))
+        return ldm
+
+    monkeypatch.setattr(fine_tuning, "fine_tuned", spy)
+    r = run(**TUNED, test_env=1)
+    r.algorithm.domain_models(torch.device("cpu"))
+    sizes = [len(r.in_splits[i]) for i in (0, 2)]
+    assert given == [((0, "DSI fine-tuning", i), size, 2, 1e-4, 3) for i, size in zip((0, 2), sizes)]
 
 
 def test_an_answer_at_the_threshold_is_not_sure(run):

@@ -51,6 +51,8 @@ def test_what_is_missing_is_replaced_and_noted(monkeypatch):
         ),
         ("SDA", {"sda_guidance": 1.0}, ["and 50 without one"]),
         ("SDA", {"sda_weight": 0}, None),
+        ("DiffusionTTA", {}, ["It is 960 evaluations of the U-Net with a gradient for each image in each evaluation."]),
+        ("DiffusionTTA", {"tta_steps": 0}, None),
     ],
 )
 def test_the_diffusion_models_work_at_test_time_is_left_out_and_said(name, changed, said, monkeypatch):
