@@ -51,12 +51,15 @@ def pictures_of(split: context.InSplit, size: int) -> Callable[[int], Tensor]:
     return lambda i: from_store(stored_version(source[split.keys[i]][0], size))
 
 
-def check_memory(ldm: str, hparams: dict[str, Any]) -> None:
-    """Raise InputError if the training domains' models cannot be made in the memory at hand. ldm: a resolved path."""
+def check_fine_tuning(ldm: str, hparams: dict[str, Any]) -> None:
+    """Raise InputError if the training domains' models cannot be made of this one, or not in the memory at hand.
+
+    ldm: a resolved path.
+    """
     from ..diffusion import fine_tuning
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as in the host's train script
     float32 = hparams["ldm_dtype"] == "float32" or (hparams["ldm_dtype"] == "auto" and device.type == "cpu")
     domains = len(context.current().in_splits)
     remedy = "set dsi_finetune_steps to 0, or take a machine with more memory"
-    fine_tuning.check_memory(Path(ldm), domains, 4 if float32 else 2, device, remedy)
+    fine_tuning.check(Path(ldm), domains, 4 if float32 else 2, device, remedy)

@@ -11,7 +11,7 @@ from ..pixels import from_store, to_store
 from ..seeding import seed_of
 from .at_test_time import DiffusionAtTestTime
 from .by_image import ImageCache, digests
-from .domain_models import check_memory, fine_tuned_models
+from .domain_models import check_fine_tuning, fine_tuned_models
 
 
 class DSI(DiffusionAtTestTime):
@@ -26,7 +26,7 @@ class DSI(DiffusionAtTestTime):
     A process keeps the models and the views; nothing of them is saved. A resumed run makes them again, the same on a
     CPU. Views do not depend on the classifier, and an image's views not on the rest of the batch (up to rounding).
 
-    Raises InputError if a start time is not on the schedule, or if the memory does not suffice for fine-tuning.
+    Raises InputError if a start time is not on the schedule, or if φ cannot be fine-tuned in the memory at hand.
     """
 
     def __init__(self, input_shape: tuple, num_classes: int, num_domains: int, hparams: dict[str, Any]):
@@ -37,7 +37,7 @@ class DSI(DiffusionAtTestTime):
                 "give start times up to dsi_steps."
             )
         if hparams["dsi_finetune_steps"] and context.current().in_splits:
-            check_memory(self.ldm_path, hparams)
+            check_fine_tuning(self.ldm_path, hparams)
         self._views = ImageCache(int(hparams["test_time_cache_gb"] * 2**30))
         self._domain_models: list | None = None
 

@@ -1,5 +1,6 @@
 """Fine-tuning of the diffusion model's U-Net on some images, in a copy: the shared model stays as it is."""
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from . import single_file
 from .memory import free_memory
 from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
-from .source import weight_files
+from .source import config_folder, weight_files
 from .weights import header
 
 BYTES_OF_TRAINING = 16  # for each weight in float32: itself, its gradient and AdamW's two moments
@@ -42,13 +43,8 @@ def fine_tuned(
 
     embedding: c (1, L, D). picture: index below `pictures` → (3, S, S) in [-1, 1]; drawn uniformly with replacement.
     identity: of all random numbers, so the global generators do not move. name: for the progress bar.
-    Raises InputError for a latent consistency model, and if not even one image fits into memory.
+    Raises InputError if not even one image fits into memory. See also `check`.
     """
-    if ldm.embeds_guidance:
-        raise InputError(
-            f"{ldm.source} is a latent consistency model, which is not trained to predict the noise: fine-tune the "
-            "model that it was made from."
-        )
     unet = ldm.trainable_unet()
     weights = list(unet.parameters())
     optimizer = torch.optim.AdamW(weights, lr=rate)
@@ -95,12 +91,18 @@ def _moments(posterior: Any) -> tuple[Tensor, Tensor]:
     return posterior.mean, posterior.std
 
 
-def check_memory(model: Path, copies: int, copy_bytes: int, device: torch.device, remedy: str) -> None:
+def check(model: Path, copies: int, copy_bytes: int, device: torch.device, remedy: str) -> None:
     """Raise InputError if the U-Net of a resolved model cannot be fine-tuned `copies` times on the device.
 
-    Counted are the training of one, and all copies with `copy_bytes` bytes for each weight. Activations come on top.
-    No weight is read.
+    Either it is a latent consistency model, or the memory does not suffice. Counted are the training of one, and all
+    copies with `copy_bytes` bytes for each weight. Activations come on top. No weight is read.
     """
+    config = json.loads((config_folder(model) / "unet" / "config.json").read_text("utf-8"))
+    if config.get("time_cond_proj_dim") is not None:
+        raise InputError(
+            f"{model} is a latent consistency model, whose U-Net is not trained to predict noise: {remedy}, or use the "
+            "model that it was made from."
+        )
     weights, free = unet_weights(model), free_memory(device)
     needed = weights * (BYTES_OF_TRAINING + copies * copy_bytes)
     if free is not None and needed > free:

@@ -17,6 +17,7 @@ from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.hosting import hparams as table
 from domainbed_domainfusion.resuming.capture import Capture
 from domainbed_domainfusion.resuming.restore import restore
+from domainbed_domainfusion.runs.trained_model import TrainedModel
 
 from ..conftest import WiredDigits
 from ..resuming import in_process
@@ -152,6 +153,13 @@ def test_the_hosts_train_script_runs_it(name, tiny_dataset, tiny_ldm, monkeypatc
     assert [row["step"] for row in rows] == [0, 2] and all(row["loss"] > 0 for row in rows)
     saved = torch.load(tmp_path / "model.pkl", weights_only=False)["model_dict"]
     assert set(saved) == set(host.algorithms.ERM((3, 32, 32), 4, 2, rows[0]["hparams"]).state_dict())
+    as_script("collect_results")  # where there is no run
+    restored, x = (
+        TrainedModel.read(tmp_path).algorithm(torch.device("cpu"), lambda image: image),
+        torch.rand(2, 3, 32, 32),
+    )
+    with torch.no_grad():
+        assert not torch.allclose(restored.predict(x), restored.network(x), atol=1e-4)
 
 
 @each

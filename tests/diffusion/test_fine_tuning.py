@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from domainbed_domainfusion.diffusion import fine_tuning
-from domainbed_domainfusion.diffusion.fine_tuning import check_memory, fine_tuned, unet_weights
+from domainbed_domainfusion.diffusion.fine_tuning import check, fine_tuned, unet_weights
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.source import resolve_source
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.seeding import generator_of
+
+from ..tiny_ldm import make_tiny_stable_diffusion
 
 STEPS, RATE, BATCH, PICTURES = 3, 1e-3, 4, 6
 
@@ -120,8 +122,14 @@ def test_memory_is_counted_from_the_headers(ldm, tiny_ldm, monkeypatch):
     count = len(weights(ldm))
     assert unet_weights(path) == count
     monkeypatch.setattr(fine_tuning, "free_memory", lambda device: count * (16 + 3 * 2))
-    check_memory(path, 3, 2, torch.device("cpu"), "do less")
+    check(path, 3, 2, torch.device("cpu"), "do less")
     with pytest.raises(InputError, match=f"Fine-tuning a U-Net of {count:,} weights for 3 domains .* free: do less."):
-        check_memory(path, 3, 4, torch.device("cpu"), "do less")
+        check(path, 3, 4, torch.device("cpu"), "do less")
     monkeypatch.setattr(fine_tuning, "free_memory", lambda device: None)
-    check_memory(path, 3, 4, torch.device("cpu"), "do less")
+    check(path, 3, 4, torch.device("cpu"), "do less")
+
+
+def test_a_latent_consistency_model_is_refused(tmp_path):
+    path = make_tiny_stable_diffusion(tmp_path / "lcm", time_cond_proj_dim=8)
+    with pytest.raises(InputError, match="lcm is a latent consistency model, whose U-Net is not .*: do less"):
+        check(path, 3, 4, torch.device("cpu"), "do less")
