@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
 from .prompts import Prompts
@@ -30,6 +31,7 @@ class MixedPromptLoss:
         """(L, ∂L/∂p (classes,)) of one image, without a graph.
 
         latents: (1, C, h, w); probabilities: p (classes,); t: (N,), ε: (N, C, h, w) of N draws.
+        Raises InputError if activations or gradients overflow in the LDM's dtype (float16).
         """
         embeddings = self.prompts.conditional.to(self._precision)
         mixed = torch.einsum("k,kld->ld", probabilities.detach().to(embeddings), embeddings)[None].requires_grad_()
@@ -46,4 +48,8 @@ class MixedPromptLoss:
 
         parts, self.batch = in_micro_batches(of_part, len(t), self.batch)
         value, slope = (torch.stack(each).sum(0) / noise.numel() for each in zip(*parts))
+        if not (value.isfinite() and slope.isfinite().all()):
+            raise InputError(
+                f"The loss of the diffusion model is not finite in {self.ldm.dtype}: run it in bfloat16 or float32."
+            )
         return value, torch.einsum("ld,kld->k", slope[0], embeddings)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import InputError
 from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
 
@@ -42,7 +43,10 @@ class Projection:
         self.weight, self.factor, self.batch = weight, factor, batch
 
     def __call__(self, images: Tensor, seeds: list[int]) -> Tensor:
-        """images (B, 3, S, S) in [-1, 1], a seed for each → the same shape and range, float32."""
+        """images (B, 3, S, S) in [-1, 1], a seed for each → the same shape and range, float32.
+
+        Raises InputError if activations or gradients overflow in the LDM's dtype (float16).
+        """
         parts, self.batch = in_micro_batches(lambda part: self._part(images[part], seeds[part]), len(seeds), self.batch)
         return torch.cat(parts)
 
@@ -67,7 +71,12 @@ class Projection:
                 distance = (coarse - self._low_pass(step.pred_original_sample)).flatten(1).norm(dim=1)
                 (gradient,) = torch.autograd.grad(distance.sum(), z)
             z = step.prev_sample.detach() - self.weight * gradient
-        return self.ldm.decode(z)
+        projected = self.ldm.decode(z)
+        if not projected.isfinite().all():
+            raise InputError(
+                f"Projected images are not finite in {self.ldm.dtype}: run the LDM in bfloat16 or float32."
+            )
+        return projected
 
     def _low_pass(self, z: Tensor) -> Tensor:
         """LP: (B, C, h, w) → the same shape."""

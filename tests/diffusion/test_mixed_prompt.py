@@ -7,6 +7,7 @@ from domainbed_domainfusion.diffusion import mixed_prompt
 from domainbed_domainfusion.diffusion.mixed_prompt import MixedPromptLoss
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
+from domainbed_domainfusion.errors import InputError
 
 NAMES = ["dog", "cat", "horse"]
 
@@ -82,6 +83,13 @@ def test_draws_in_parts_and_memory_that_does_not_suffice_change_nothing(ldm, cas
             torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-14)
         assert sizes == expected_sizes
     assert parts.batch == 1
+
+
+def test_numbers_that_are_not_finite_are_an_error(ldm, case):
+    image, p, t, noise = case
+    loss = MixedPromptLoss(ldm, Prompts(ldm, NAMES))
+    with pytest.raises(InputError, match="The loss of the diffusion model is not finite in torch.float64: run it in "):
+        loss(loss.latents(image) / 0, p, t, noise)
 
 
 def test_the_frozen_model_gets_no_gradient(ldm, case):

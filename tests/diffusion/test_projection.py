@@ -7,6 +7,7 @@ from PIL import Image
 
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.projection import Projection
+from domainbed_domainfusion.errors import InputError
 
 STEPS, NOISED, WEIGHT, FACTOR = 5, 3, 2.0, 4
 
@@ -90,6 +91,11 @@ def test_the_correction_keeps_the_coarse_part(ldm, images, monkeypatch):
 
     with torch.no_grad():
         assert distance(1.0) < 0.8 * distance(0.0)
+
+
+def test_images_that_are_not_finite_are_an_error(ldm, images):
+    with pytest.raises(InputError, match="Projected images are not finite in torch.float64: run the LDM in bfloat16"):
+        projection(ldm, weight=float("inf"))(images, [5, 6, 7])
 
 
 def test_the_frozen_model_gets_no_gradient(ldm, images):
