@@ -13,7 +13,7 @@ import torch
 from domainbed_domainfusion.algorithms.dsi import DSI
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.estimate import counting
-from domainbed_domainfusion.hosting import host
+from domainbed_domainfusion.hosting import context, host
 from domainbed_domainfusion.hosting import hparams as table
 from domainbed_domainfusion.resuming.capture import Capture
 from domainbed_domainfusion.resuming.restore import restore
@@ -104,6 +104,15 @@ def test_with_last_the_earlier_evaluations_are_erms(name, run, as_script):
         assert (ours._model is None) is same[-1]
         ours.train()
     assert same == [True, False]
+
+
+@each
+def test_with_last_a_model_outside_a_run_asks_the_diffusion_model(name, run, monkeypatch):
+    r = run(name, test_time_when="last")
+    x, ours = some_images(r), r.algorithm.eval()
+    assert torch.equal(ours.predict(x), ours.network(x))
+    monkeypatch.setattr(context, "_current", context.TrainingContext())
+    assert not torch.allclose(ours.predict(x), ours.network(x), atol=1e-4)
 
 
 @each

