@@ -47,6 +47,7 @@ def print_input_errors_as_sentences() -> None:
 
 
 def _add_algorithms() -> None:
+    from .algorithms.adanpc import AdaNPC
     from .algorithms.advstyle import AdvStyle
     from .algorithms.augmented import AugMix, RandAugment
     from .algorithms.cdga import CDGA
@@ -64,7 +65,7 @@ def _add_algorithms() -> None:
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
     flat_minima = (SAM, SAGM, TRAM, UDIM)
-    rivals = (DRM, HGP, Hutchinson, AdvStyle)
+    rivals = (DRM, HGP, Hutchinson, AdvStyle, AdaNPC)
     controls = (RandAugment, AugMix)
     with_diffusion = (DomainFusion, Synthetic, CDGA)
     at_test_time = (DSI, SDA, DiffusionTTA)

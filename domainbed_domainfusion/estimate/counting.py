@@ -91,6 +91,8 @@ def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) 
     evaluated = sum(images)
     if hparams.get("weight_average") == "swad":  # it reads the training domains' out-splits at each checkpoint
         evaluated += sum(length for i, length in enumerate(images) if i not in args["test_envs"]) - sum(training)
+    if args["algorithm"] == "AdaNPC":  # and AdaNPC the in-splits, for its memory
+        evaluated += sum(training)
     plain = Job(args, hparams, steps, checkpoints, checkpoints * evaluated, raw_steps=steps, domains=len(training))
     if args["algorithm"] == "UDIM":
         return replace(plain, raw_steps=host.algorithms.UDIM.warm_up_steps(steps, hparams))

@@ -66,6 +66,28 @@ ADVSTYLE = (
            source="Zhang et al. 2023, AdvStyle", changes=(CLASSIFIER,), time=NO_TIME),
 )
 
+ADANPC = (
+    Hparam(name="adanpc_queue", default=3500, search=(1000, 2000, 3500, 5000), range=integer(1),
+           meaning="past features of training images that vote in training",
+           source="Zhang et al. 2023, AdaNPC (their code; search: numbers in its range)", changes=(CLASSIFIER,),
+           time=NO_TIME),
+    Hparam(name="adanpc_train_neighbours", default=150, search=(25, 50, 150, 500), range=integer(1),
+           meaning="nearest of them that vote; all where there are fewer",
+           source="Zhang et al. 2023, AdaNPC (their code; search: numbers in its range)", changes=(CLASSIFIER,),
+           time=NO_TIME),
+    Hparam(name="adanpc_neighbours", default=100, search=(1, 5, 10, 25, 50, 75, 100, 150, 200), range=integer(1),
+           meaning="nearest features of the memory that vote in predictions",
+           source="Zhang et al. 2023, AdaNPC (their code)", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="adanpc_temperature", default=0.1, search=(0.01, 0.05, 0.1, 0.25, 0.5), range=number(0, open_low=True),
+           meaning="temperature of the votes in predictions",
+           source="Zhang et al. 2023, AdaNPC (their code)", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="adanpc_beta", default=1.1, range=number(0),
+           meaning="probability from which an evaluated image joins the memory until the evaluation of its split ends; "
+                   "above 1: none does",
+           source="Zhang et al. 2023, AdaNPC (default ours; their grid: 0, 0.25, 0.75, 1.1)", changes=(CLASSIFIER,),
+           time=NO_TIME),
+)
+
 #: Beside rows of DomainFusion's; see `hparams.CDGA`.
 CDGA_GUIDES = (
     Hparam(name="cdga_descriptions", default=None, range=DESCRIPTIONS,
@@ -85,4 +107,5 @@ RIVALS = {
     "HGP": HGP,
     "Hutchinson": HUTCHINSON,
     "AdvStyle": ADVSTYLE,
+    "AdaNPC": ADANPC,
 }

@@ -19,6 +19,7 @@ VARIANTS = [
     ("HGP", {}),
     ("Hutchinson", {"hutchinson_probes": 4}),
     ("AdvStyle", {}),
+    ("AdaNPC", {"adanpc_queue": 20}),
 ]
 each_variant = pytest.mark.parametrize("name, hparams", VARIANTS, ids=str)
 
