@@ -56,6 +56,7 @@ def _add_algorithms() -> None:
     from .algorithms.drm import DRM
     from .algorithms.dsi import DSI
     from .algorithms.hessian_alignment import HGP, Hutchinson
+    from .algorithms.itta import ITTA
     from .algorithms.sagm import SAGM
     from .algorithms.sam import SAM
     from .algorithms.sda import SDA
@@ -65,7 +66,7 @@ def _add_algorithms() -> None:
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
     flat_minima = (SAM, SAGM, TRAM, UDIM)
-    rivals = (DRM, HGP, Hutchinson, AdvStyle, AdaNPC)
+    rivals = (DRM, HGP, Hutchinson, AdvStyle, AdaNPC, ITTA)
     controls = (RandAugment, AugMix)
     with_diffusion = (DomainFusion, Synthetic, CDGA)
     at_test_time = (DSI, SDA, DiffusionTTA)

@@ -88,6 +88,22 @@ ADANPC = (
            time=NO_TIME),
 )
 
+ITTA = (
+    Hparam(name="itta_stages", default="1234", range=STAGE_NUMBERS,
+           meaning="after which stages of the backbone a block adapts at test; styles are mixed after the first or the "
+                   "second of them",
+           source="Chen et al. 2023", changes=(CLASSIFIER,), time=TIME),
+    Hparam(name="itta_test_steps", default=1, range=integer(0),
+           meaning="steps of the blocks on each evaluated batch; 0: no adaptation",
+           source="Chen et al. 2023", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="itta_test_weight", default=1e-6, range=number(0),
+           meaning="factor of the consistency loss at test; the authors take 0.1 on DomainNet",
+           source="Chen et al. 2023 (their code)", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="itta_reset", default="evaluation", range=one_of("evaluation", "batch"),
+           meaning="when the blocks begin anew: with each split that is evaluated, or with each batch",
+           source="ours (Chen et al. 2023: once for each test domain)", changes=(CLASSIFIER,), time=NO_TIME),
+)
+
 #: Beside rows of DomainFusion's; see `hparams.CDGA`.
 CDGA_GUIDES = (
     Hparam(name="cdga_descriptions", default=None, range=DESCRIPTIONS,
@@ -108,4 +124,5 @@ RIVALS = {
     "Hutchinson": HUTCHINSON,
     "AdvStyle": ADVSTYLE,
     "AdaNPC": ADANPC,
+    "ITTA": ITTA,
 }

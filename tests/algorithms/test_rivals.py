@@ -20,6 +20,7 @@ VARIANTS = [
     ("Hutchinson", {"hutchinson_probes": 4}),
     ("AdvStyle", {}),
     ("AdaNPC", {"adanpc_queue": 20}),
+    ("ITTA", {}),
 ]
 each_variant = pytest.mark.parametrize("name, hparams", VARIANTS, ids=str)
 
