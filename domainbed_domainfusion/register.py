@@ -57,6 +57,7 @@ def _add_algorithms() -> None:
     from .algorithms.dsi import DSI
     from .algorithms.hessian_alignment import HGP, Hutchinson
     from .algorithms.itta import ITTA
+    from .algorithms.pego import PEGO
     from .algorithms.sagm import SAGM
     from .algorithms.sam import SAM
     from .algorithms.sda import SDA
@@ -66,7 +67,7 @@ def _add_algorithms() -> None:
     from .algorithms.zero_shot import DiffusionClassifier, TextToImageClassifier
 
     flat_minima = (SAM, SAGM, TRAM, UDIM)
-    rivals = (DRM, HGP, Hutchinson, AdvStyle, AdaNPC, ITTA)
+    rivals = (DRM, HGP, Hutchinson, AdvStyle, AdaNPC, ITTA, PEGO)
     controls = (RandAugment, AugMix)
     with_diffusion = (DomainFusion, Synthetic, CDGA)
     at_test_time = (DSI, SDA, DiffusionTTA)

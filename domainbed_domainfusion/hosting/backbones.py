@@ -25,6 +25,8 @@ TORCHVISION = {
     "resnet50": ("resnet50", "IMAGENET1K_V1"),
     "regnety_16gf_swag": ("regnet_y_16gf", "IMAGENET1K_SWAG_LINEAR_V1"),
 }
+#: A Vision Transformer for images of any size, for small data and for tests. It has no published weights.
+TINY_VIT, TINY_VIT_WIDTH = "tiny_vit", 64
 
 
 def featurizer_or(host_featurizer: Callable) -> Callable:
@@ -67,7 +69,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.hparams = hparams
         pretrained = hparams.get("pretrained", True)
-        if name in TORCHVISION:
+        if name == TINY_VIT:
+            self.network, self.n_outputs = _tiny_vit(input_shape), TINY_VIT_WIDTH
+        elif name in TORCHVISION:
             self.network, self.n_outputs = _from_torchvision(name, input_shape, pretrained is True)
         else:
             self.network, self.n_outputs = _from_timm(name, input_shape, pretrained is True)
@@ -120,7 +124,7 @@ def _from_timm(name: str, input_shape: tuple, pretrained: bool) -> tuple[nn.Modu
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise InputError(
-            f"Nobody knows the backbone {name!r}: give host, mnist_cnn, {', '.join(TORCHVISION)} or a "
+            f"Nobody knows the backbone {name!r}: give host, mnist_cnn, {TINY_VIT}, {', '.join(TORCHVISION)} or a "
             f"timm name{' such as ' + ', '.join(near) if near else ''}."
         )
     try:
@@ -128,6 +132,18 @@ def _from_timm(name: str, input_shape: tuple, pretrained: bool) -> tuple[nn.Modu
     except (OSError, RuntimeError) as error:
         raise InputError(_no_weights(name, error)) from error
     return network, network.num_features
+
+
+def _tiny_vit(input_shape: tuple) -> nn.Module:
+    """Four blocks, on patches whose side is about a seventh of the image's."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    channels, height, width = input_shape
+    sides = range(max(1, min(height, width) // 7), 0, -1)
+    side = next(side for side in sides if height % side == width % side == 0)
+    return VisionTransformer(
+        (height, width), side, channels, num_classes=0, embed_dim=TINY_VIT_WIDTH, depth=4, num_heads=4, mlp_ratio=2
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from .hparam import CLASSIFIER, FLAG, NO_TIME, TEXT, TIME, TRUE_FALSE_FILE, Hpar
 BACKBONE = (
     Hparam(name="backbone", default="host", range=TEXT,
            meaning="host (its own choice), resnet18, resnet50, regnety_16gf_swag, mnist_cnn (the host's small CNN "
-                   "at any image size), or any timm name",
+                   "at any image size), tiny_vit (a small untrained Vision Transformer, likewise), or any timm name",
            source="host", changes=(CLASSIFIER,), time=TIME),
     Hparam(name="pretrained", default=True, range=TRUE_FALSE_FILE,
            meaning="the named backbone's published weights, none, a local file, or a package that has them: "

@@ -1,5 +1,8 @@
 """Rows of the table of hparams (`hparams`) for the methods that papers compare DomainFusion with."""
 
+import dataclasses
+
+from .classifier_hparams import BACKBONE
 from .hparam import (
     CANDIDATES,
     CLASSIFIER,
@@ -104,6 +107,21 @@ ITTA = (
            source="ours (Chen et al. 2023: once for each test domain)", changes=(CLASSIFIER,), time=NO_TIME),
 )
 
+#: With a default of its own for the backbone, which must be a Vision Transformer.
+PEGO = (
+    dataclasses.replace(BACKBONE[0], default="vit_base_patch16_clip_224.openai", pocket="tiny_vit"),
+    Hparam(name="pego_weight", default=1e-3, range=number(0),
+           meaning="λ, weight of the pairs' products with the frozen weights and with each other",
+           source="Hu et al. 2024", changes=(CLASSIFIER,), time=NO_TIME),
+    Hparam(name="pego_pairs", default=4, range=integer(0),
+           meaning="N, LoRA pairs beside each query and each value; the authors take 2 on PACS; 0: the classifier "
+                   "alone is trained",
+           source="Hu et al. 2024", changes=(CLASSIFIER,), time=TIME),
+    Hparam(name="pego_rank", default=4, range=integer(1),
+           meaning="rank of a pair",
+           source="Hu et al. 2024", changes=(CLASSIFIER,), time=TIME),
+)
+
 #: Beside rows of DomainFusion's; see `hparams.CDGA`.
 CDGA_GUIDES = (
     Hparam(name="cdga_descriptions", default=None, range=DESCRIPTIONS,
@@ -125,4 +143,5 @@ RIVALS = {
     "AdvStyle": ADVSTYLE,
     "AdaNPC": ADANPC,
     "ITTA": ITTA,
+    "PEGO": PEGO,
 }

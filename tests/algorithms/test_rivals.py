@@ -21,6 +21,7 @@ VARIANTS = [
     ("AdvStyle", {}),
     ("AdaNPC", {"adanpc_queue": 20}),
     ("ITTA", {}),
+    ("PEGO", {"backbone": "tiny_vit"}),
 ]
 each_variant = pytest.mark.parametrize("name, hparams", VARIANTS, ids=str)
 

@@ -81,7 +81,7 @@ def known_names() -> set[str]:
     return {
         *checks.known_names(),
         *(value for text in values for value in text.split(", ")),
-        *("host", "pocket", "mnist_cnn", "resnet10t", *backbones.TORCHVISION),  # values of backbone and ldm
+        *("host", "pocket", "mnist_cnn", "tiny_vit", "resnet10t", *backbones.TORCHVISION),  # values of backbone and ldm
         *(path.stem for path in ROOT.glob("results/**/*.jsonl")),
         *verbs(),
         *(path.stem for path in modules),

@@ -20,7 +20,7 @@ def hparams(**values):
 
 
 @pytest.mark.parametrize(
-    "name, n_outputs", [("resnet18", 512), ("resnet50", 2048), ("mnist_cnn", 128), ("resnet10t", 512)]
+    "name, n_outputs", [("resnet18", 512), ("resnet50", 2048), ("mnist_cnn", 128), ("resnet10t", 512), ("tiny_vit", 64)]
 )
 def test_untrained_backbones_give_features(name, n_outputs):
     featurizer = host.networks.Featurizer((3, 64, 64), hparams(backbone=name, pretrained=False))
