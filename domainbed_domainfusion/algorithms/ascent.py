@@ -7,12 +7,16 @@ import torch
 from torch import Tensor, nn
 
 
-def gradients_of(loss: Tensor, weights: list[Tensor], create_graph: bool = False) -> list[Tensor]:
+def gradients_of(
+    loss: Tensor, weights: list[Tensor], create_graph: bool = False, retain_graph: bool | None = None
+) -> list[Tensor]:
     """One gradient per weight; zero for a weight that the loss does not use.
 
-    create_graph: the gradients can be differentiated again.
+    create_graph: the gradients can be differentiated again. retain_graph: so can the loss; if None, as create_graph.
     """
-    gradients = torch.autograd.grad(loss, weights, create_graph=create_graph, allow_unused=True)
+    gradients = torch.autograd.grad(
+        loss, weights, create_graph=create_graph, retain_graph=retain_graph, allow_unused=True
+    )
     return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients)]
 
 

@@ -60,7 +60,7 @@ class ITTA(host.algorithms.ERM):
         loss = classes + consistency
 
         self.optimizer.zero_grad()
-        loss.backward(inputs=[weight for weight in self.network.parameters() if weight.requires_grad])
+        loss.backward()
         self.optimizer.step()
         distance = self._align(x, y)
         self.step += 1
@@ -77,8 +77,9 @@ class ITTA(host.algorithms.ERM):
         own: list[Tensor] = list(self.f_w.parameters())
         with unmoved_statistics(self.network):
             losses = self._losses(x, y, 1)
-            classes, consistency = (standardised(gradients_of(loss, trained, create_graph=True)) for loss in losses)
-            distance = (consistency - classes.detach()).square().mean()
+            classes = standardised(gradients_of(losses[0], trained, retain_graph=True))  # does not depend on f_w
+            consistency = standardised(gradients_of(losses[1], trained, create_graph=True))
+            distance = (consistency - classes).square().mean()
             step_along(self.f_w_optimizer, own, gradients_of(ALIGNMENT * distance, own))
         return distance.item()
 

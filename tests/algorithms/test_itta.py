@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from domainbed_domainfusion.algorithms.itta import AfterStage, ElementWise
+from domainbed_domainfusion.algorithms.itta import standardised as ours_standardised
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.seeding import seed_of
@@ -275,6 +276,10 @@ def test_a_new_block_changes_nothing_and_is_the_papers_for_maps_without_negative
         value.data += 0.3 * torch.randn_like(value)
     positive = x.abs()
     torch.testing.assert_close(stage.after(None, None, positive), chain(positive, block.weights, block.biases))
+
+
+def test_gradients_that_are_all_alike_stay_finite():
+    assert not ours_standardised([torch.zeros(3), torch.zeros(2, 2)]).any()
 
 
 def test_the_weights_of_the_network_keep_their_names(small):
