@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from domainbed_domainfusion import cli
+from domainbed_domainfusion.estimate import counting
 from domainbed_domainfusion.hosting import host, ld_presets
+from domainbed_domainfusion.hosting.job_hparams import hparams_of
+from domainbed_domainfusion.pocket.digit_styles import ENVIRONMENTS, PER_CLASS
 from domainbed_domainfusion.sweeping import quickstart, sweep_files
 
 ROOT = Path(cli.__file__).parents[2]
@@ -74,3 +77,23 @@ def test_each_control_is_the_full_method_with_what_its_comment_names():
         "digits-untrained": {"ldm": "untrained-ldm"},
         "digits-zero-shot": {},
     }
+
+
+def test_the_family_has_every_algorithm_of_ours():
+    """Except PEGO, which needs a Vision Transformer, and the zero-shot classifier whose cost is not bounded."""
+    file = sweep_files.read(ROOT / "sweeps" / "digits" / "family.txt")
+    named = {algorithm for sweep in file.sweeps for algorithm in sweep.given().algorithms}
+    added = set(host.algorithms.ALGORITHMS) - {"ERM"}  # minibed itself has no other
+    assert named == {"ERM", *added} - {"PEGO", "TextToImageClassifier"}
+
+
+def test_those_of_the_family_that_generate_have_as_many_evaluations_of_the_diffusion_model():
+    counts = {}
+    for sweep in sweep_files.read(ROOT / "sweeps" / "digits" / "family.txt").sweeps:
+        for job in sweep.jobs(["--data_dir", "data", "--output_dir", "nowhere", "--command_launcher", "local"]):
+            if job.train_args["algorithm"] in ("DomainFusion", "Synthetic", "CDGA"):
+                hparams = hparams_of(job.train_args)
+                counted = counting.count(job.train_args, hparams, [10 * PER_CLASS] * len(ENVIRONMENTS))
+                settings = [hparams[name] for name in ("denoising_steps", "strength", "guidance_scale", "scheduler")]
+                counts.setdefault((counted.candidates, *settings), set()).add(job.train_args["algorithm"])
+    assert list(counts.values()) == [{"DomainFusion", "Synthetic", "CDGA"}]
