@@ -1,4 +1,4 @@
-"""DomainBed's five benchmarks: their published sizes, and where they are known to be had."""
+"""DomainBed's five benchmarks and Spawrious: their published sizes, and where they are known to be had."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ class Benchmark:
     classes: int
     picture: tuple[int, int] = (500, 375)  # usual width and height in pixels; the default is ours
     sources: tuple[str, ...] = ()  # beside DomainBed's own scripts.download
+    groups: tuple[str, ...] | None = None  # folders that hold the environments, if `folder` itself does not
 
 
 BENCHMARKS = {
@@ -46,3 +47,16 @@ BENCHMARKS = {
         sources=("http://ai.bu.edu/M3SDA/",),
     ),
 }
+
+SPAWRIOUS_SPLITS = ("0", "1")
+SPAWRIOUS_LOCATIONS = ("beach", "desert", "dirt", "jungle", "mountain", "snow")
+#: The folders that DomainBed makes all of its Spawrious datasets of: split/location/class. An environment of theirs has
+#: images of several, so the check takes each split/location for one. 3,168 images in each class, as DomainBed counts.
+SPAWRIOUS = Benchmark(
+    ".",
+    (4 * 3168,) * 12,
+    4,
+    (224, 224),
+    ("https://www.dropbox.com/s/e40j553480h3f3s/spawrious224.tar.gz?dl=1",),
+    groups=SPAWRIOUS_SPLITS,
+)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError, unknown_name
 from ..hosting import host
-from .benchmarks import BENCHMARKS, Benchmark
+from .benchmarks import BENCHMARKS, SPAWRIOUS, SPAWRIOUS_LOCATIONS, SPAWRIOUS_SPLITS, Benchmark
 from .layout import Layout, differing_in_case_alone, read_layout
 from .own_datasets import FILE, described_folder
 from .picture import Picture, read_pictures
@@ -108,7 +108,7 @@ def check(name: str, data_dir: Path, folder: Path | None = None) -> Check:
     Raises InputError if the host does not know the dataset as an image folder, or if its folder does not exist.
     """
     root, short_names = folder_of(name, data_dir)
-    benchmark = BENCHMARKS.get(name)
+    benchmark = benchmark_of(name)
     if not (folder or root).is_dir():
         ours = (f"`domainfusion data get {name}`", *benchmark.sources) if benchmark else ()
         sources = " or ".join((*ours, "DomainBed's scripts.download"))
@@ -118,20 +118,32 @@ def check(name: str, data_dir: Path, folder: Path | None = None) -> Check:
 
 def check_folder(name: str, root: Path, short_names: Sequence[str], benchmark: Benchmark | None = None) -> Check:
     """Check the folder environment/class/image `root`, of whatever dataset. Every image is read."""
-    layout = read_layout(root)
+    layout = read_layout(root, benchmark.groups if benchmark else None)
     pictures = list(read_pictures([path for _, _, path in layout.images]))
     findings = [*_of_folders(layout, short_names, benchmark), *_of_pictures(layout, pictures)]
     return Check(name, layout, tuple(short_names), benchmark, tuple(sorted(findings, key=lambda found: found.level)))
 
 
+def benchmark_of(name: str) -> Benchmark | None:
+    """What was published of a dataset of the host, None if nothing is known."""
+    return SPAWRIOUS if name.startswith("Spawrious") else BENCHMARKS.get(name)
+
+
 def folder_of(name: str, data_dir: Path) -> tuple[Path, tuple[str, ...]]:
     """The dataset's folder below `data_dir`, and the short names of its environments.
 
-    Raises InputError if the host does not know the dataset as an image folder.
+    Raises InputError if the host does not know the dataset as an image folder, and for Spawrious without its splits.
     """
     known = getattr(host.datasets, name, None)
     if known is None:
         raise unknown_name("dataset", name, host.datasets.DATASETS)
+    if name.startswith("Spawrious"):
+        if not any((data_dir / split).is_dir() for split in SPAWRIOUS_SPLITS):
+            raise InputError(
+                f"{data_dir} has no folder 0 or 1: DomainBed reads Spawrious from --data_dir itself, so give the "
+                f"folder that holds its splits 0 and 1; it is to be had from {SPAWRIOUS.sources[0]}."
+            )
+        return data_dir, tuple(f"{split}/{place}" for split in SPAWRIOUS_SPLITS for place in SPAWRIOUS_LOCATIONS)
     if name in BENCHMARKS:
         return data_dir / BENCHMARKS[name].folder, tuple(known.ENVIRONMENTS)
     if name == "SVIRO":
@@ -139,7 +151,7 @@ def folder_of(name: str, data_dir: Path) -> tuple[Path, tuple[str, ...]]:
     if getattr(known, "DESCRIBED", False):
         return described_folder(name, data_dir), tuple(known.ENVIRONMENTS)
     raise InputError(
-        f"{name} is no folder environment/class/image: the check knows {', '.join(BENCHMARKS)}, SVIRO, and what "
+        f"{name} is no folder of images: the check knows {', '.join(BENCHMARKS)}, SVIRO, Spawrious, and what "
         "`domainfusion data add` has described."
     )
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +34,21 @@ class Layout:
         return sum(map(len, self.environments[environment].values()))
 
 
-def read_layout(root: Path) -> Layout:
-    """List `root`. Images may lie deeper than the class folder, and links are followed, as torchvision does it."""
-    ignored = [path for path in sorted(root.iterdir()) if not path.is_dir()]
+def read_layout(root: Path, groups: Sequence[str] | None = None) -> Layout:
+    """List `root`. Images may lie deeper than the class folder, and links are followed, as torchvision does it.
+
+    groups: folders in `root` that hold the environments, which then are named group/environment.
+    """
+    places = [root] if groups is None else [root / group for group in groups if (root / group).is_dir()]
+    ignored = [path for place in places for path in sorted(place.iterdir()) if not path.is_dir()]
     environments: dict[str, dict[str, list[Path]]] = {}
-    for environment in _folders(root):
+    for environment in [folder for place in places for folder in _folders(place)]:
         ignored += [path for path in sorted(environment.iterdir()) if not path.is_dir()]
-        environments[environment.name] = {}
+        environments[environment.relative_to(root).as_posix()] = {}
         for folder in _folders(environment):
             files = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
             images = {path for path in files if path.name.lower().endswith(IMG_EXTENSIONS)}
-            environments[environment.name][folder.name] = sorted(images)
+            environments[environment.relative_to(root).as_posix()][folder.name] = sorted(images)
             ignored += sorted(set(files) - images)
     return Layout(root, environments, ignored)
 

@@ -7,7 +7,7 @@ from textwrap import wrap
 
 import torch
 
-from ..data.findings import folder_of
+from ..data.findings import benchmark_of, folder_of
 from ..data.layout import Layout, read_layout
 from ..data.samples import choose, square
 from ..errors import InputError, unknown_name
@@ -70,7 +70,8 @@ def write_data_sheet(
     root, _ = folder_of(name, data_dir)
     if not root.is_dir():
         raise InputError(f"There is no dataset folder {root}: give the folder above it as --data_dir.")
-    layout = read_layout(root)
+    benchmark = benchmark_of(name)
+    layout = read_layout(root, benchmark.groups if benchmark else None)
     for each in classes or ():
         if each not in layout.classes:
             raise unknown_name("class", each, layout.classes)

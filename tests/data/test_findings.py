@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from domainbed_domainfusion.data import benchmarks, findings
 from domainbed_domainfusion.data.layout import read_layout
 from domainbed_domainfusion.data.samples import choose
 from domainbed_domainfusion.errors import InputError
+from domainbed_domainfusion.hosting import host
 
 ENVIRONMENTS, CLASSES, IMAGES = ("art", "cartoon", "photo", "sketch"), ("dog", "horse"), 3
 
@@ -196,7 +198,7 @@ def test_a_dataset_that_is_not_there_says_where_it_is_to_be_had(tmp_path, root):
         findings.check("PACS", tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("name, sentence", [("PACSS", "did you mean 'PACS'"), ("Debug28", "is no folder environment")])
+@pytest.mark.parametrize("name, sentence", [("PACSS", "did you mean 'PACS'"), ("Debug28", "is no folder of images")])
 def test_names_that_cannot_be_checked(name, sentence, tmp_path):
     with pytest.raises(InputError, match=sentence):
         findings.check(name, tmp_path)
@@ -216,3 +218,47 @@ def test_the_samples_depend_on_the_names_alone(root):
     write_image(root / "photo" / "dog" / "new.png", 900)
     assert choose(read_layout(root), "art", "dog", 2) == before
     assert len(choose(read_layout(root), "art", "dog", 99)) == IMAGES
+
+
+@pytest.fixture
+def spawrious(tmp_path, monkeypatch) -> Path:
+    """The folder of Spawrious with one image in each split/location/class, beside another dataset's folder."""
+    monkeypatch.setattr(host.datasets, "SpawriousO2O_easy", type("SpawriousO2O_easy", (), {}), raising=False)
+    monkeypatch.setattr(findings, "SPAWRIOUS", replace(benchmarks.SPAWRIOUS, images=(2,) * 12, classes=2))
+    numbers = iter(range(1000))
+    for split in "01":
+        for location in benchmarks.SPAWRIOUS_LOCATIONS:
+            for name in ("bulldog", "corgi"):
+                write_image(tmp_path / split / location / name / "a.png", next(numbers))
+    write_image(tmp_path / "PACS" / "photo" / "dog" / "a.png", next(numbers))
+    return tmp_path
+
+
+def test_spawrious_is_checked_by_split_and_location(spawrious, capsys):
+    arguments = ["data", "check", "SpawriousO2O_easy", "--data_dir", str(spawrious)]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "12 environments, 2 classes, 24 images" in printed and "Nothing is wrong with it." in printed
+    assert "1/mountain" in printed and "PACS" not in printed.replace(str(spawrious), "")
+
+    shutil.copy(spawrious / "0" / "beach" / "corgi" / "a.png", spawrious / "1" / "snow" / "corgi" / "b.png")
+    shutil.rmtree(spawrious / "1" / "dirt" / "bulldog")
+    assert cli.main([*arguments, "--json"]) == 1
+    found = {each["kind"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert set(found) == {"duplicates-environments", "classes", "published-images"}
+    assert found["duplicates-environments"]["files"] == ["0/beach/corgi/a.png", "1/snow/corgi/b.png"]
+    assert "1/dirt lacks the classes bulldog" in found["classes"]["sentence"]
+
+
+def test_spawrious_is_looked_for_in_the_data_folder_itself(spawrious):
+    with pytest.raises(InputError, match="has no folder 0 or 1: DomainBed reads Spawrious from --data_dir itself"):
+        findings.check("SpawriousO2O_easy", spawrious / "PACS")
+    (spawrious / "1").rename(spawrious / "elsewhere")
+    check = findings.check("SpawriousO2O_easy", spawrious)
+    assert [finding.kind for finding in check.findings] == ["environments"]
+
+
+def test_what_is_known_of_spawrious():
+    """152,064 images in all, as its paper says (Lynch et al. 2023)."""
+    assert sum(benchmarks.SPAWRIOUS.images) == 152_064
+    assert len(benchmarks.SPAWRIOUS.images) == 2 * len(benchmarks.SPAWRIOUS_LOCATIONS)

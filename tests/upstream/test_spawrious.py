@@ -50,3 +50,12 @@ def test_domainfusion_generates(attached, folder, dataset):
     seen = json.loads((job / "dataset.json").read_text())
     assert all(name in prompt for name, prompt in zip(DOGS, seen["prompts"], strict=True))
     assert seen["mean"] == pytest.approx([0.485, 0.456, 0.406]) and seen["std"] == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_the_check_knows_it(attached, folder):
+    """By DomainBed's own class. The folders are whole, but for the number of images."""
+    arguments = ["data", "check", "SpawriousM2M_hard", "--json", "--data_dir", folder / "data"]
+    ended = attached.python("domainbed_domainfusion.cli", *arguments, check=False)
+    found = json.loads(ended.stdout)
+    assert {each["kind"] for each in found["findings"]} == {"published-images"}
+    assert found["published"]["1/snow"] == 4 * 3168 and len(found["published"]) == 12
