@@ -12,6 +12,12 @@ from domainbed_domainfusion.hosting import context, host
 from .tiny_ldm import make_tiny_stable_diffusion
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_run_of_another_file():
+    """Each file of tests begins outside a training run, whatever ran before it in the process."""
+    context._current = context.TrainingContext()
+
+
 @pytest.fixture(scope="session")
 def tiny_ldm(tmp_path_factory) -> str:
     """A Stable Diffusion 1.x folder with random weights, 4 pixels per latent."""

@@ -5,6 +5,7 @@ A real cluster that loses a node is in tests/ray_cluster.
 
 import _thread
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -115,9 +116,13 @@ def test_the_job_ends_when_its_worker_is_killed(tmp_path):
 
 def test_a_job_of_an_interrupted_sweep_gets_the_signal_that_makes_it_write_its_checkpoint(monkeypatch, tmp_path):
     """Ray raises KeyboardInterrupt in a worker whose task is cancelled, in the way of `interrupt_main`."""
-    threading.Timer(1.0, _thread.interrupt_main).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_job("sh -c 'trap \"echo told > told; exit 1\" TERM; while :; do sleep 0.05; done'", str(tmp_path), {})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores SIGINT
+    try:
+        threading.Timer(1.0, _thread.interrupt_main).start()
+        with pytest.raises(KeyboardInterrupt):
+            run_job("sh -c 'trap \"echo told > told; exit 1\" TERM; while :; do sleep 0.05; done'", str(tmp_path), {})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "told").read_text() == "told\n"
 
 
