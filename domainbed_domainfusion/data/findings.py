@@ -78,7 +78,7 @@ class Check:
             f"{self.name} in {self.layout.root}: {len(self.layout.environments)} environments, "
             f"{len(self.layout.classes)} classes, {sum(row[2] for row in self.rows()):,} images"
         ]
-        width = max(6, *(len(short) for _, short, _, _ in self.rows()))
+        width = max([6, *(len(short) for _, short, _, _ in self.rows())])
         for name, short, images, published in self.rows():
             known = "" if published is None else f" of {published:,}"
             lines.append(f"  {short:>{width}}  {name:<20} {images:>9,}{known}")

@@ -44,11 +44,11 @@ def read_layout(root: Path, groups: Sequence[str] | None = None) -> Layout:
     environments: dict[str, dict[str, list[Path]]] = {}
     for environment in [folder for place in places for folder in _folders(place)]:
         ignored += [path for path in sorted(environment.iterdir()) if not path.is_dir()]
-        environments[environment.relative_to(root).as_posix()] = {}
+        classes = environments[environment.relative_to(root).as_posix()] = {}
         for folder in _folders(environment):
             files = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
             images = {path for path in files if path.name.lower().endswith(IMG_EXTENSIONS)}
-            environments[environment.relative_to(root).as_posix()][folder.name] = sorted(images)
+            classes[folder.name] = sorted(images)
             ignored += sorted(set(files) - images)
     return Layout(root, environments, ignored)
 

@@ -160,12 +160,12 @@ class CandidateSampler:
             latents = scheduler.add_noise(start, noise, timesteps[:1].repeat(len(start)))
         unconditional = self.prompts.unconditional.expand_as(embeddings)
         guided = torch.arange(len(latents), device=latents.device)  # the candidates that are guided in the next step
+        conditions = torch.cat([unconditional, embeddings])
         for i, t in enumerate(timesteps):
             if i == self.guided:
-                guided = guided[:0]
+                guided, conditions = guided[:0], embeddings
             model_input = scheduler.scale_model_input(latents, t)
             model_input = torch.cat([model_input[guided], model_input])
-            conditions = torch.cat([unconditional[guided], embeddings])
             predicted = self.ldm.predict_noise(model_input, t.expand(len(model_input)), conditions, self.guidance_scale)
             without, noise = predicted.split([len(guided), len(latents)])
             if len(guided):
@@ -173,6 +173,7 @@ class CandidateSampler:
                 noise = noise.index_copy(0, guided, without + self.guidance_scale * (conditional - without))
                 if self.guidance_agreement is not None:
                     guided = guided[_cosine(without, conditional) <= self.guidance_agreement]
+                    conditions = torch.cat([unconditional[guided], embeddings])
             latents = scheduler.step(noise, t, latents, **options, return_dict=False)[0]
         return latents
 
@@ -188,24 +189,25 @@ class CandidateSampler:
             if self.timesteps is None:
                 scheduler.set_timesteps(self.steps, device=self.ldm.device)
             else:
-                self._check_timesteps(scheduler)
+                self._check_timesteps(scheduler, self.timesteps)
                 scheduler.set_timesteps(timesteps=self.timesteps, device=self.ldm.device)
         except ValueError as error:
-            raise InputError(
-                f"The scheduler {self.scheduler} cannot run {self.steps} denoising steps ({error}): use fewer."
-            ) from error
+            what, remedy = f"{self.steps} denoising steps", "use fewer"
+            if self.timesteps is not None:
+                what, remedy = f"the denoising_timesteps {self.timesteps}", "set them to null, or use dpmsolver++"
+            raise InputError(f"The scheduler {self.scheduler} cannot run {what} ({error}): {remedy}.") from error
         skipped = (self.steps - min(int(self.steps * self.strength), self.steps)) * scheduler.order
         return scheduler, scheduler.timesteps[skipped:]
 
-    def _check_timesteps(self, scheduler: Any) -> None:
+    def _check_timesteps(self, scheduler: Any, timesteps: list[int]) -> None:
         """Raise InputError for timesteps that the scheduler or the model does not have."""
         if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
             raise InputError(
                 f"The scheduler {self.scheduler} takes steps of one size: for denoising_timesteps use dpmsolver++."
             )
-        if max(self.timesteps or ()) >= self.ldm.num_train_timesteps:
+        if timesteps[0] >= self.ldm.num_train_timesteps:
             raise InputError(
-                f"denoising_timesteps begins at {max(self.timesteps or ())}, but the model's timesteps are 0 to "
+                f"denoising_timesteps begins at {timesteps[0]}, but the model's timesteps are 0 to "
                 f"{self.ldm.num_train_timesteps - 1}."
             )
 

@@ -152,7 +152,7 @@ def _texts_by_name(value: Any) -> bool:
 
 
 STAGES = _stages, "a list of [timesteps, classes] pairs, timesteps rising to 1000 at most, classes not rising"
-FALLING = (lambda value: value is None or _falling(value)), "null, or a list of falling whole numbers from 999 to 0"
+FALLING = or_null((_falling, "a list of falling whole numbers from 999 to 0"))
 SHARES = _rising_shares, "a list of two rising shares between 0 and 1"
 RISING_STEPS = _rising_steps, "a list of rising whole numbers from 1 to 1000"
 STAGE_NUMBERS = _rising_digits, "a text of rising digits from 0 to 4, such as 123"

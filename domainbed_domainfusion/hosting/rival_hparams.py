@@ -98,7 +98,7 @@ ITTA = (
            source="Chen et al. 2023", changes=(CLASSIFIER,), time=TIME),
     Hparam(name="itta_test_steps", default=1, range=integer(0),
            meaning="steps of the blocks on each evaluated batch; 0: no adaptation",
-           source="Chen et al. 2023", changes=(CLASSIFIER,), time=NO_TIME),
+           source="Chen et al. 2023", changes=(CLASSIFIER,), time=TIME),
     Hparam(name="itta_test_weight", default=1e-6, range=number(0),
            meaning="factor of the consistency loss at test; the authors take 0.1 on DomainNet",
            source="Chen et al. 2023 (their code)", changes=(CLASSIFIER,), time=NO_TIME),

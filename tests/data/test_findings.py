@@ -162,6 +162,14 @@ def test_names_that_differ_in_case_alone(root):
     assert "Dog, dog" in kinds["case"].sentence and "classes" in kinds and "published-classes" in kinds
 
 
+def test_a_folder_without_environments(root):
+    shutil.rmtree(root)
+    root.mkdir()
+    check = findings.check("PACS", root.parent)
+    assert [finding.kind for finding in check.findings] == ["environments", "published-classes"]
+    assert "0 environments, 0 classes, 0 images" in check.text()
+
+
 def test_a_folder_too_many_and_an_empty_class(root):
     (root / "__MACOSX" / "dog").mkdir(parents=True)
     kinds = {finding.kind: finding for finding in findings.check("PACS", root.parent).findings}

@@ -1,5 +1,6 @@
 """A tiny random Stable Diffusion folder, made once, and the models read from it."""
 
+import diffusers
 import pytest
 import torch
 
@@ -38,3 +39,8 @@ def images():
 @pytest.fixture
 def labels():
     return torch.tensor([2, 0, 1])
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
