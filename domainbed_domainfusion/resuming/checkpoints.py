@@ -36,14 +36,14 @@ class Checkpoint:
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and delete those before the last KEPT. Raises InputError if the disk is full."""
     tensors_file, json_file = _paths(folder, checkpoint.updates)
-    tensors = safetensors.torch.save(dict(checkpoint.tensors))
+    # By name: it is twice as fast as to make the bytes and then to write them.
+    write_atomically(tensors_file, lambda name: safetensors.torch.save_file(dict(checkpoint.tensors), name))
     record = {
         "format": FORMAT,
         "updates": checkpoint.updates,
-        "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+        "tensors_sha256": hashlib.sha256(tensors_file.read_bytes()).hexdigest(),
         "content": checkpoint.content,
     }
-    write_atomically(tensors_file, tensors)
     text = json.dumps(record)
     write_atomically(json_file, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
     for number in _numbers(folder)[:-KEPT]:

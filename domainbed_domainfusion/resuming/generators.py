@@ -11,16 +11,17 @@ import zlib
 import numpy as np
 import torch
 
-_PYTHON = struct.Struct("<q625I?d")  # version, 624 words and the position, whether there is a spare normal, the normal
-_NUMPY = struct.Struct("<624Iqqd")  # the words, position, whether there is a spare normal, the normal
+# The words are packed as bytes: one by one they would take half of the time, and every step packs them.
+_PYTHON = struct.Struct("<q2500s?d")  # version, 624 words and the position, whether there is a spare normal, the normal
+_NUMPY = struct.Struct("<2496sqqd")  # 624 words, position, whether there is a spare normal, the normal
 
 
 def state() -> bytes:
     """The present states. As many bytes at every call of a process."""
     version, words, spare = random.getstate()
-    python = _PYTHON.pack(version, *words, spare is not None, spare or 0.0)
+    python = _PYTHON.pack(version, np.array(words, np.uint32).tobytes(), spare is not None, spare or 0.0)
     _, keys, position, has_normal, normal = np.random.get_state()
-    legacy_numpy = _NUMPY.pack(*map(int, keys), position, has_normal, normal)
+    legacy_numpy = _NUMPY.pack(keys.tobytes(), position, has_normal, normal)
     parts = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
     return b"".join([python, legacy_numpy, *(part.numpy().tobytes() for part in parts)])
 
@@ -34,10 +35,10 @@ def set_state(content: bytes) -> None:
         raise ValueError("the states of random generators are not of this machine")
     ends = np.cumsum(lengths)
     python, legacy_numpy, *parts = (content[end - length : end] for end, length in zip(ends, lengths))
-    version, *words, has_spare, spare = _PYTHON.unpack(python)
-    random.setstate((version, tuple(words), spare if has_spare else None))
-    *keys, position, has_normal, normal = _NUMPY.unpack(legacy_numpy)
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_normal, normal))
+    version, words, has_spare, spare = _PYTHON.unpack(python)
+    random.setstate((version, tuple(np.frombuffer(words, np.uint32).tolist()), spare if has_spare else None))
+    keys, position, has_normal, normal = _NUMPY.unpack(legacy_numpy)
+    np.random.set_state(("MT19937", np.frombuffer(keys, np.uint32), position, has_normal, normal))
     tensors = [torch.frombuffer(bytearray(part), dtype=torch.uint8) for part in parts]
     torch.set_rng_state(tensors[0])
     if cuda:

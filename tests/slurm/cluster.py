@@ -105,24 +105,32 @@ class Cluster:
         self._start("slurmd", ["slurmd", "-D"])
 
     def crash_node(self) -> None:
-        """Kill the node's daemon and all that runs below it, as a power cut does."""
+        """Kill the node's daemon and all that runs below it at one moment, as a power cut does.
+
+        All of it is halted first. Otherwise a process that outlives another one by a moment could tell Slurm of its end.
+        """
         daemon = self._daemons.pop("slurmd")
+        daemon.send_signal(signal.SIGSTOP)
+        halted: set[int] = set()
+        while new := self._processes_on_the_node() - halted:  # a process may start another one before it is halted
+            for process in new:
+                _send(process, signal.SIGSTOP)
+            halted |= new
         daemon.kill()
         daemon.wait()
-        subprocess.run(["pkill", "-9", "-x", "slurmstepd"], check=False)
-        for process in self._processes_of_jobs():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        for process in halted:
+            _send(process, signal.SIGKILL)
 
-    def _processes_of_jobs(self) -> list[int]:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                variables = path.read_bytes().split(b"\0")
-                if f"SLURM_CONF={self.environment['SLURM_CONF']}".encode() in variables and any(
-                    each.startswith(b"SLURM_JOB_ID=") for each in variables
-                ):
-                    found.append(int(path.parent.name))
+    def _processes_on_the_node(self) -> set[int]:
+        """What runs below the node's daemon: Slurm's own processes for the jobs, and the jobs'."""
+        mine, found = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode(), set()
+        for entry in os.listdir("/proc"):
+            with contextlib.suppress(OSError, ValueError):
+                process = int(entry)
+                variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+                of_a_job = any(each.startswith(b"SLURM_JOB_ID=") for each in variables)
+                if mine in variables and (of_a_job or _name(process) == "slurmstepd"):
+                    found.add(process)
         return found
 
     def run(self, *command: str) -> str:
@@ -143,8 +151,18 @@ class Cluster:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
-        subprocess.run(["pkill", "-9", "-x", "slurmstepd"], check=False)
+        for process in self._processes_on_the_node():
+            _send(process, signal.SIGKILL)
 
     def _start(self, name: str, command: list[str]) -> None:
         log = (self.folder / f"{name}.out").open("ab")
         self._daemons[name] = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+
+
+def _name(process: int) -> str:
+    return Path(f"/proc/{process}/comm").read_text().strip()
+
+
+def _send(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
