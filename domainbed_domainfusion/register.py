@@ -7,8 +7,10 @@ host (train, sweep, collect_results, its tests) before any algorithm or dataset 
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from .diffusion.evaluations import COUNT
 from .errors import sentence_hook
 from .hosting import context, host, hparams
 
@@ -144,6 +146,8 @@ def _report_to_context() -> None:
         context.dataset_built(dataset)
         checks.check_test_environments(dataset)
         own_datasets.leave_description(dataset)
+        folder = context.current().output_dir
+        COUNT.keep_in(None if folder is None else Path(folder))
 
     def image_folder(self, root, *args, **kwargs):
         checks.check_image_folder(root, getattr(self, "ENVIRONMENTS", None))

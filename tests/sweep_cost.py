@@ -53,8 +53,16 @@ def _counts(args: str, hparams: str) -> counting.Job:
     return counting.count(job, json.loads(hparams), BENCHMARKS[job["dataset"]].images)
 
 
+def is_priced(args: dict) -> bool:
+    """Whether there is a price for the job: DomainFusion's rivals have none beside SAM, and vision transformers none."""
+    hparams = counts(args).hparams
+    return "Classifier" in args["algorithm"] or (
+        args["algorithm"] in MINIBATCHES and hparams.get("backbone") in FORWARD
+    )
+
+
 def hours(args: dict) -> float:
-    """GPU-hours of one job."""
+    """GPU-hours of one job. Only of a job that is priced."""
     job = counts(args)
     hparams = with_ld_preset(job.hparams)
     if "Classifier" in job.algorithm:
@@ -82,7 +90,7 @@ def _scores(job: counting.Job) -> float:
 
 
 def disk(args: dict) -> float:
-    """Bytes of one job's folder: model.pkl and the gallery's pictures."""
+    """Bytes of one job's folder: model.pkl and the gallery's pictures. Only of a job that is priced."""
     job = counts(args)
     if "Classifier" in job.algorithm:
         return 0.0

@@ -136,6 +136,12 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--only", metavar="NAME,NAME", default="", help="these test environments alone, for example H,A"
     )
+    compare.add_argument(
+        "--evaluations", action="store_true", help="one more column: how often a job evaluated the diffusion model"
+    )
+    compare.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="also draw the averages against these evaluations"
+    )
     compare.set_defaults(run=_compare)
 
 
@@ -273,15 +279,21 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from ..report.compare import best_arms, compare, compare_left_out, markdown
+    from ..files import write_atomically
+    from ..report.compare import best_arms, compare, compare_left_out, markdown, plot
 
     add_our_names_to_the_host()
     _know_described_datasets(arguments.sweeps)
     if arguments.left_out and arguments.only:
         raise InputError("`domainfusion compare` takes --left_out or --only, not both: leave one of them out.")
+    if arguments.left_out and (arguments.evaluations or arguments.plot):
+        raise InputError("`domainfusion compare --left_out` knows no --evaluations and no --plot: leave them out.")
     only = [name for name in arguments.only.split(",") if name]
     comparison = compare_left_out(arguments.sweeps) if arguments.left_out else compare(arguments.sweeps, only)
-    print(markdown(comparison))
+    print(markdown(comparison, arguments.evaluations))
+    if arguments.plot:
+        write_atomically(arguments.plot, plot(comparison))
+        print(arguments.plot)
     if arguments.left_out:
         print(best_arms(comparison))
 

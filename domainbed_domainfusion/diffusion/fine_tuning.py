@@ -15,6 +15,7 @@ from tqdm import trange
 from ..errors import InputError
 from ..seeding import generator_of
 from . import single_file
+from .evaluations import COUNT
 from .memory import free_memory
 from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
@@ -58,6 +59,7 @@ def fine_tuned(
         add_gradient = partial(_add_gradient, unet, weights, embedding.to(noised), noised, t, noise)
         _, limit = in_micro_batches(add_gradient, batch, limit)
         optimizer.step()
+        COUNT.add(batch)
     return ldm.with_unet(unet)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..seeding import preserved_rng
 from .dual import TensorOrDual
+from .evaluations import COUNT
 from .source import check_scheduler, config_folder, resolve_decoder, resolve_source, tokenizer_folder
 
 __all__ = ["LatentDiffusion", "resolve_source"]
@@ -176,6 +177,7 @@ class LatentDiffusion:
         guidance_scale: only for a U-Net that takes it as a condition (`embeds_guidance`); 1 means no guidance.
         """
         differentiated = not isinstance(latents, Tensor) or torch.is_grad_enabled()
+        COUNT.add(len(timesteps))
         unet = self._unet if differentiated else self._compiled.get("unet", self._unet)
         noise = unet(
             latents.to(self.device, self.dtype),

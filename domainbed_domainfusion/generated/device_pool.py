@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..diffusion.evaluations import COUNT
 from ..errors import InputError
 from .dataset import Batch
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from ..diffusion.candidates import Candidates, CandidateSampler
 
-Made = tuple[Tensor, Tensor]  # images and latents of candidates, on the CPU
+Made = tuple[Tensor, Tensor, int]  # images and latents of candidates, on the CPU; evaluations of the U-Net
 
 IN_FLIGHT = 2  # batches of each device that are being made or wait: more would only take memory
 DEATHS = 3  # of one batch's processes, after which the run gives up
@@ -107,7 +108,8 @@ class DevicePool:
         self._begin()
         for death in range(1, DEATHS + 1):
             try:
-                made = future.result()
+                *made, evaluations = future.result()
+                COUNT.add(evaluations)
                 return Candidates(*(part.to(self.ldm.device) for part in made))
             except BrokenProcessPool:
                 print(
@@ -185,9 +187,9 @@ def _end_with_parent() -> None:
 
 def _sample(images: Tensor, labels: Tensor, seeds: list[list[int]]) -> Made:
     assert _sampler is not None
-    device = _sampler.ldm.device
+    device, before = _sampler.ldm.device, COUNT.number
     candidates = _sampler.sample(images.to(device), labels.to(device), seeds)
-    return candidates.images.cpu(), candidates.latents.cpu()
+    return candidates.images.cpu(), candidates.latents.cpu(), COUNT.number - before
 
 
 def _key(batch: tuple[Any, Any, list[list[int]]]) -> tuple:

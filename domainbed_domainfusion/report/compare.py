@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import InputError
 from . import results
-from .jobs import read_sweep
+from .jobs import SweepFolder, mean_evaluations, read_sweep
+from .work_chart import Mark, work_chart
 
 DASH = "–"
 
@@ -22,12 +23,14 @@ class Arm:
     """One row: its name, a pair (mean, standard error over the trials) in percent for each column, or None; its trials.
 
     average_error: the standard error of the average over the trials.
+    evaluations: of the diffusion model's U-Net in a job, a mean over all jobs; None if they were not recorded.
     """
 
     name: str
     cells: tuple[tuple[float, float] | None, ...]
     average_error: float
     trials: int
+    evaluations: float | None = None
 
     @property
     def average(self) -> float | None:
@@ -53,7 +56,7 @@ def compare(paths: Sequence[Path], only: Sequence[str] = ()) -> Comparison:
     environment that the dataset does not have.
     """
     found, arms = _Dataset(), []
-    for path, records in _records(paths):
+    for path, sweep, records in _records(paths):
         for table in results.tables(records):
             if table.method != results.selection_methods()[0].name:
                 continue
@@ -63,7 +66,9 @@ def compare(paths: Sequence[Path], only: Sequence[str] = ()) -> Comparison:
                 row = results.Row(whole.algorithm, tuple(whole.cells[column] for column in columns))
                 cells = tuple(None if cell is None else (cell.mean, cell.error) for cell in row.cells)
                 error = row.average_error if row.trial_means else float("nan")
-                arms.append(Arm(_name(path, row.algorithm, len(table.rows)), cells, error, len(row.trial_means)))
+                work = mean_evaluations([job for job in sweep.jobs if job.args["algorithm"] == row.algorithm])
+                name = _name(path, row.algorithm, len(table.rows))
+                arms.append(Arm(name, cells, error, len(row.trial_means), work))
     environments = tuple(found.environments[column] for column in _columns(only, found.environments, found.name))
     return Comparison(found.name, results.selection_methods()[0].name, environments, tuple(arms))
 
@@ -83,7 +88,7 @@ def compare_left_out(paths: Sequence[Path]) -> Comparison:
     Raises InputError if a sweep has no runs with two test environments.
     """
     found, arms = _Dataset(), []
-    for path, records in _records(paths):
+    for path, _, records in _records(paths):
         pairs = records.filter(lambda record: len(record["args"]["test_envs"]) == 2)
         if not len(pairs):
             raise InputError(
@@ -122,16 +127,20 @@ def left_out_accuracy(records: Any, test_env: int, environments: int) -> float:
     return max(by_step, default=float("nan"))
 
 
-def markdown(comparison: Comparison) -> str:
-    """A table with a row per arm; the last column is an arm's average minus the first arm's. One trial has no error."""
-    header = ["arm", *comparison.environments, "average", "to the first"]
+def markdown(comparison: Comparison, evaluations: bool = False) -> str:
+    """A table with a row per arm; the last column is an arm's average minus the first arm's. One trial has no error.
+
+    evaluations: one more column, the evaluations of the U-Net in a job.
+    """
+    header = ["arm", *comparison.environments, "average", "to the first", *(["U-Net evaluations"] * evaluations)]
     lines = [header, ["---", *("---:" for _ in header[1:])]]
     first = comparison.arms[0].average
     for arm in comparison.arms:
         average = arm.average
         difference = DASH if average is None or first is None else f"{average - first:+.1f}"
         summary = None if average is None else (average, arm.average_error)
-        lines.append([arm.name, *(_text(cell, arm.trials) for cell in (*arm.cells, summary)), difference])
+        work = [DASH if arm.evaluations is None else f"{arm.evaluations:,.0f}"] if evaluations else []
+        lines.append([arm.name, *(_text(cell, arm.trials) for cell in (*arm.cells, summary)), difference, *work])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     trials = sorted({arm.trials for arm in comparison.arms})
     over = f"{trials[0]} trials" if len(trials) == 1 else f"{trials[0]} to {trials[-1]} trials"
@@ -148,6 +157,17 @@ def best_arms(comparison: Comparison) -> str:
     return "Chosen where each is the test domain: " + "; ".join(lines) + "\n"
 
 
+def plot(comparison: Comparison) -> str:
+    """An SVG of the arms' averages against the evaluations of the U-Net. Raises InputError if an arm lacks either."""
+    marks = []
+    for style, arm in enumerate(comparison.arms):
+        if arm.average is None or arm.evaluations is None:
+            what = "a number for every environment" if arm.average is None else "a record of the U-Net's evaluations"
+            raise InputError(f"The arm {arm.name} has not {what}: leave it out of the plot.")
+        marks.append(Mark(arm.name, style, arm.evaluations, arm.average, arm.average_error))
+    return str(work_chart(marks, f"{comparison.dataset}: accuracy against evaluations", standing_alone=True))
+
+
 class _Dataset:
     """The one dataset of a comparison."""
 
@@ -162,13 +182,14 @@ class _Dataset:
         self.name, self.environments = name, environments
 
 
-def _records(paths: Sequence[Path]) -> list[tuple[Path, Any]]:
+def _records(paths: Sequence[Path]) -> list[tuple[Path, SweepFolder, Any]]:
     found = []
     for path in paths:
-        records = read_sweep(path).records()
+        sweep = read_sweep(path)
+        records = sweep.records()
         if not len(records):
             raise InputError(f"No result in {path}: its jobs have written none yet.")
-        found.append((path, records))
+        found.append((path, sweep, records))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .jobs import Job, SweepFolder
+from .jobs import Job, SweepFolder, mean_evaluations
 
 SECONDS_PER_DAY = 86400
 
@@ -19,6 +19,7 @@ class Cost:
     generation: float
     distillation: float
     images: float
+    evaluations: float | None  # of the diffusion model's U-Net in a job, a mean; None if they were not recorded
     on_gpu: bool
 
     @property
@@ -54,6 +55,7 @@ def _cost(dataset: str, algorithm: str, jobs: list[Job]) -> Cost:
         total("generation_seconds"),
         total("ld_seconds"),
         total("generated_images"),
+        mean_evaluations(jobs),
         any(row.get("mem_gb", 0) > 0 for job in jobs for row in job.rows),
     )
 

@@ -6,10 +6,12 @@ import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..diffusion import evaluations
 from ..errors import InputError
 from ..hosting import host
 from .kept import kept_jobs
@@ -47,6 +49,12 @@ class Job:
         return max((row["step"] + 1 for row in self.rows), default=0)
 
     @property
+    def ldm_evaluations(self) -> int | None:
+        """How often the job evaluated the diffusion model's U-Net; None if nothing is recorded."""
+        kept = self.rows[0].get("ldm_evaluations") if self.rows else None
+        return evaluations.read(self.folder) if kept is None else kept
+
+    @property
     def last_error(self) -> str | None:
         """The last line of err.txt that is not empty, None if there is none."""
         path = self.folder / "err.txt"
@@ -74,6 +82,14 @@ class SweepFolder:
     def records(self) -> Any:
         """Every valid row, as the host's own query object (`lib.query.Q`)."""
         return host.module("lib.query").Q([row for job in self.jobs for row in job.rows])
+
+
+def mean_evaluations(jobs: Sequence[Job]) -> float | None:
+    """The mean of the jobs' evaluations of the U-Net; 0 without a diffusion model, None if one has no record."""
+    numbers = [job.ldm_evaluations for job in jobs if job.rows]
+    if any(number is None and "ldm" in job.rows[0].get("hparams", {}) for job, number in zip(jobs, numbers)):
+        return None
+    return sum(number or 0 for number in numbers) / len(numbers) if numbers else None
 
 
 def read_sweep(path: Path) -> SweepFolder:

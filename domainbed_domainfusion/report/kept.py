@@ -1,8 +1,8 @@
 """Results that are kept: a sweep folder as one text file, one line per job, with what its tables and charts need.
 
-A line is a JSON object {"args": …, "hparams": …, "environments": ["A", …], "rows": [{"step": …, "env0_in_acc": …, …},
-…]}. `read_sweep` reads such a file as it reads a folder. Times, memory, checkpoints and the machine's paths are left
-out; no number is rounded.
+A line is a JSON object {"args": …, "hparams": …, "environments": ["A", …], "ldm_evaluations": …, "rows": [{"step": …,
+"env0_in_acc": …, …}, …]}; the evaluations of the U-Net are missing if there were none. `read_sweep` reads such a file
+as it reads a folder. Times, memory, checkpoints and the machine's paths are left out; no number is rounded.
 """
 
 import json
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 KEPT = re.compile(r"step|epoch|env\d+_(in|out)_acc|(raw_|generated_)?loss|ld_\w+|confidence|generated_images")
 NOT_KEPT = ("ld_seconds",)
 LEFT_OUT_ARGS = ("data_dir",)
+SHARED = ("environments", "ldm_evaluations")  # of a line, which each of its rows gets
 
 
 def write_kept(sweep: "SweepFolder", output: Path) -> None:
@@ -43,8 +44,10 @@ def _line(job: "Job", names: dict[str, tuple[str, ...]]) -> dict[str, Any]:
         {name: value for name, value in row.items() if KEPT.fullmatch(name) and name not in NOT_KEPT}
         for row in job.rows
     ]
-    environments = names[args["dataset"]]
-    return {"args": args, "hparams": job.rows[0].get("hparams", {}), "environments": environments, "rows": rows}
+    line = {"args": args, "hparams": job.rows[0].get("hparams", {}), "environments": names[args["dataset"]]}
+    if job.ldm_evaluations is not None:
+        line["ldm_evaluations"] = job.ldm_evaluations
+    return {**line, "rows": rows}
 
 
 def kept_jobs(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -54,8 +57,7 @@ def kept_jobs(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
         try:
             line = json.loads(text)
             shared = {"args": line["args"], "hparams": line["hparams"]}
-            if "environments" in line:
-                shared["environments"] = line["environments"]
+            shared.update((name, line[name]) for name in SHARED if name in line)
             jobs.append((shared["args"]["output_dir"], [{**row, **shared} for row in line["rows"]]))
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(

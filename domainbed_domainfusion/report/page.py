@@ -13,6 +13,7 @@ from .figures.written import read_figures
 from .pictures import Choices
 from .published import COSTS
 from .results import Cell, Table
+from .work_chart import Mark, work_chart
 
 TEMPLATES = Path(__file__).parent / "templates"
 DASH = "–"
@@ -66,6 +67,7 @@ def html(content: Content) -> str:
             best=_best,
             caption=_caption,
             why_empty=_why_empty,
+            work_chart=_work_chart,
             is_unfinished=lambda cell: _is_unfinished(content, cell),
         )
         + "\n"
@@ -186,6 +188,19 @@ def _sections(part: DatasetPart) -> list[tuple[str, str]]:
         for anchor, name, field in SECTIONS
         if getattr(part, field) and not (anchor == "shift" and part.tables[0].is_empty)
     ]
+
+
+def _work_chart(part: DatasetPart) -> Markup | None:
+    """Accuracy against the diffusion model's work; None if no method used one, or if no work was recorded."""
+    work = {cost.algorithm: cost.evaluations for cost in part.costs}
+    marks = [
+        Mark(row.algorithm, part.styles[row.algorithm], evaluations, row.average or 0.0, row.average_error)
+        for row in part.ranking
+        if (evaluations := work.get(row.algorithm)) is not None
+    ]
+    if not any(mark.evaluations for mark in marks):
+        return None
+    return work_chart(marks, f"{part.name}: accuracy against evaluations of the diffusion model")
 
 
 def _best(table: Table, env: int | None) -> float | None:

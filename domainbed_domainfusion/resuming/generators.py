@@ -21,7 +21,7 @@ def state() -> bytes:
     version, words, spare = random.getstate()
     python = _PYTHON.pack(version, np.array(words, np.uint32).tobytes(), spare is not None, spare or 0.0)
     _, keys, position, has_normal, normal = np.random.get_state()
-    legacy_numpy = _NUMPY.pack(keys.tobytes(), position, has_normal, normal)
+    legacy_numpy = _NUMPY.pack(np.asarray(keys, np.uint32).tobytes(), position, has_normal, normal)
     parts = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
     return b"".join([python, legacy_numpy, *(part.numpy().tobytes() for part in parts)])
 

@@ -11,6 +11,7 @@ import torch
 
 from domainbed_domainfusion.algorithms.domainfusion import DomainFusion
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
+from domainbed_domainfusion.diffusion.evaluations import COUNT
 from domainbed_domainfusion.diffusion.prompted import PromptedModel
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.generated import device_pool
@@ -64,7 +65,9 @@ def test_the_number_of_processes_does_not_change_a_bit(pool, batches, expected, 
     asked = []
     pool.ahead(asked.append(i) or batch for i, batch in enumerate(batches))
     assert len(asked) == min(2 * devices, len(batches))  # more would only take memory
+    before = COUNT.number
     check(pool, batches, expected)
+    assert COUNT.number - before == len(batches) * 4 * 2 * 2  # candidates, steps, with guidance
     assert len(asked) == len(batches)
     check(pool, batches[:2], expected)  # nothing was said ahead
 

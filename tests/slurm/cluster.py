@@ -107,7 +107,7 @@ class Cluster:
     def crash_node(self) -> None:
         """Kill the node's daemon and all that runs below it at one moment, as a power cut does.
 
-        All of it is halted first. Otherwise a process that outlives another one by a moment could tell Slurm of its end.
+        All of it is halted first. Otherwise a process that outlives another one could tell Slurm of its end.
         """
         daemon = self._daemons.pop("slurmd")
         daemon.send_signal(signal.SIGSTOP)

@@ -42,16 +42,25 @@ def test_every_file_is_right_and_opens_with_what_a_user_asks_first(capsys):
         )
 
 
+def without_price(args: dict) -> str:
+    """The job's algorithm, and its backbone if there is no price for that."""
+    backbone = sweep_cost.counts(args).hparams["backbone"]
+    return args["algorithm"] if backbone in sweep_cost.FORWARD else f"{args['algorithm']} on {backbone}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_gpu_hours_and_disk_follow_the_formula_in_the_readme(path):
     hours, disk = {}, 0.0
-    for args in jobs(path):
+    every = jobs(path)
+    for args in filter(sweep_cost.is_priced, every):
         hours[args["algorithm"]] = hours.get(args["algorithm"], 0.0) + sweep_cost.hours(args)
         disk += sweep_cost.disk(args)
     stated = header(path, "GPU-hours")
     assert stated.startswith(f"{sum(hours.values()):,.0f} of one H200") and "derived, not measured" in stated
     if len(hours) > 1:
-        assert stated.endswith(", ".join(f"{name} {value:,.0f}" for name, value in hours.items()))
+        assert ", ".join(f"{name} {value:,.0f}" for name, value in hours.items()) in stated
+    without = dict.fromkeys(without_price(args) for args in every if not sweep_cost.is_priced(args))
+    assert stated.endswith(f"without {', '.join(without)}" if without else stated[-1])
     assert header(path, "Disk").startswith(f"{disk / 1e9:,.0f} GB" if disk > 1e9 else "under 1 GB")
 
 
