@@ -54,7 +54,7 @@ def _counts(args: str, hparams: str) -> counting.Job:
 
 
 def is_priced(args: dict) -> bool:
-    """Whether there is a price for the job: DomainFusion's rivals have none beside SAM, and vision transformers none."""
+    """Whether there is a price for the job. Rivals of DomainFusion but SAM have none, nor have vision transformers."""
     hparams = counts(args).hparams
     return "Classifier" in args["algorithm"] or (
         args["algorithm"] in MINIBATCHES and hparams.get("backbone") in FORWARD
