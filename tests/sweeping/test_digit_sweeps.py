@@ -87,6 +87,18 @@ def test_the_family_has_every_algorithm_of_ours():
     assert named == {"ERM", *added} - {"PEGO", "TextToImageClassifier"}
 
 
+def test_every_algorithm_of_the_family_can_be_built():
+    """Some need more of the backbone or of the images than that they exist."""
+    for sweep in sweep_files.read(ROOT / "sweeps" / "digits" / "family.txt").sweeps:
+        given = sweep.given()
+        for name in given.algorithms:
+            hparams = {
+                **host.hparams_registry.default_hparams(name, "DigitStyles"),
+                **json.loads(given.hparams or "{}"),
+            }
+            host.algorithms.get_algorithm_class(name)((3, 32, 32), 10, 3, hparams)
+
+
 def test_those_of_the_family_that_generate_have_as_many_evaluations_of_the_diffusion_model():
     counts = {}
     for sweep in sweep_files.read(ROOT / "sweeps" / "digits" / "family.txt").sweeps:
