@@ -31,36 +31,48 @@ class Images(host.datasets.MultipleDomainDataset):
             self.datasets.append(TensorDataset(images / 2 + 0.5, labels))
 
 
-class HostRun:
-    """The objects of the host's train script, built in its order.
+class HostData:
+    """A dataset with the host's splits and training loaders, built in the order of its train script.
 
-    An in-split has `batch_size` images, so an epoch is one step.
+    An in-split has `epoch` · `batch_size` images, so an epoch is `epoch` steps.
     """
 
     def __init__(
-        self, algorithm: str, model: Model, hparams: dict[str, Any], device: str, trial: int = 0, test_env: int = 3
+        self, dataset: Any, batch_size: int, device: str, epoch: int = 1, trial: int = 0, test_env: int = 3
     ) -> None:
         misc, loaders = host.lib.misc, host.module("lib.fast_data_loader")
-        torch.manual_seed(0)
-        batch = hparams["batch_size"]
-        self.dataset = Images(model, 2 * batch)
+        self.dataset, self.device = dataset, device
         splits = [
-            misc.split_dataset(environment, batch, misc.seed_hash(trial, i))
-            for i, environment in enumerate(self.dataset)
+            misc.split_dataset(environment, len(environment) - epoch * batch_size, misc.seed_hash(trial, i))
+            for i, environment in enumerate(dataset)
         ]
         self.environments = [i for i in range(len(splits)) if i != test_env]
         self.in_splits = [splits[i][1] for i in self.environments]
         self._minibatches: Iterator = zip(
-            *(loaders.InfiniteDataLoader(split, None, batch, 0) for split in self.in_splits)
+            *(loaders.InfiniteDataLoader(split, None, batch_size, 0) for split in self.in_splits)
         )
-        self.device = device
-        self.algorithm = host.algorithms.get_algorithm_class(algorithm)(
+
+    def built(self, algorithm: str, hparams: dict[str, Any]) -> Any:
+        """A new algorithm of that name for this dataset, on the device."""
+        return host.algorithms.get_algorithm_class(algorithm)(
             self.dataset.input_shape, self.dataset.num_classes, len(self.in_splits), hparams
-        ).to(device)
+        ).to(self.device)
 
     def minibatches(self) -> list:
         """[(x (B, 3, S, S) in [0, 1], y (B,))] per training domain, on the device."""
         return [(x.to(self.device), y.to(self.device)) for x, y in next(self._minibatches)]
+
+
+class HostRun(HostData):
+    """The objects of the host's train script: an algorithm on random images, of which an epoch is one step."""
+
+    def __init__(
+        self, algorithm: str, model: Model, hparams: dict[str, Any], device: str, trial: int = 0, test_env: int = 3
+    ) -> None:
+        torch.manual_seed(0)
+        batch = hparams["batch_size"]
+        super().__init__(Images(model, 2 * batch), batch, device, trial=trial, test_env=test_env)
+        self.algorithm = self.built(algorithm, hparams)
 
     def steps(self, count: int) -> list[dict]:
         """Call `update` `count` times; returns the results."""

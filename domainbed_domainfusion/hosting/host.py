@@ -40,6 +40,12 @@ def check_imports() -> None:
         ) from error
 
 
+def our_algorithms() -> list[str]:
+    """The plugin's algorithms in the host's registry, in its order: what `register` has added there."""
+    algorithms, package = module("algorithms"), f"{__package__.rpartition('.')[0]}.algorithms."
+    return [name for name in algorithms.ALGORITHMS if getattr(algorithms, name).__module__.startswith(package)]
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
