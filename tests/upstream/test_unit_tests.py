@@ -1,14 +1,18 @@
 """DomainBed's own unit tests, run in an attached copy with our algorithms in ALGORITHMS, on the CPU."""
 
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from typing import NamedTuple
 
 import pytest
 
-from domainbed_domainfusion.hosting import attach, hparams
+from domainbed_domainfusion.hosting import attach, host
 
 from .attached import Attached
 
-OURS = ("ERM", *hparams.TABLES)
+#: The plugin's names, from the registry of the embedded host: an algorithm that is registered has its tests run.
+OURS = host.our_algorithms()
+OF_AN_ALGORITHM = ("test_models.py", "test_hparams_registry.py")
 # Beside test_models.py. Those that need downloaded data (test_datasets.py, two of scripts) skip without DATA_DIR.
 TESTS = (
     "test_hparams_registry.py",
@@ -18,10 +22,21 @@ TESTS = (
     "scripts",
     "test_datasets.py",
 )
+DATASETS = ("Debug28", "Debug224")
 
 
-def run(copy, folder, tests, datasets, algorithms=()):
-    """Run upstream's tests; the names of its tests by outcome: passed, skipped, failed."""
+class Case(NamedTuple):
+    """One of upstream's tests."""
+
+    name: str
+    file: str  # e.g. test_models
+    outcome: str  # passed, skipped or failed
+    algorithm: str | None  # where it is of one
+    seconds: float
+
+
+def run(copy, folder, tests, datasets=DATASETS, algorithms=()) -> list[Case]:
+    """Run upstream's tests in the copy. Without `algorithms`: for all that it has."""
     report = folder / "report.xml"
     chosen = ("--algorithms", *algorithms) if algorithms else ()
     done = copy.python(
@@ -35,25 +50,62 @@ def run(copy, folder, tests, datasets, algorithms=()):
         check=False,
     )
     assert report.exists(), done.stdout + done.stderr
-    outcomes = {"passed": [], "skipped": [], "failed": []}
-    for case in ElementTree.parse(report).iter("testcase"):
-        children = {child.tag for child in case}
-        outcome = "failed" if children & {"failure", "error"} else "skipped" if "skipped" in children else "passed"
-        outcomes[outcome].append(f"{case.get('classname')}.{case.get('name')}")
-    counts = ", ".join(f"{len(names)} {outcome}" for outcome, names in outcomes.items())
+    cases = [case_of(element) for element in ElementTree.parse(report).iter("testcase")]
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(case.outcome for case in cases).items())
     print(
         f"\nDomainBed's unit tests, {', '.join(algorithms) or 'all algorithms'} on {', '.join(datasets)} "
         f"({', '.join(tests)}): {counts}"
     )
-    if outcomes["failed"]:
+    if names(cases, "failed"):
         print(done.stdout)
-    return outcomes
+    return cases
 
 
-@pytest.mark.parametrize("dataset", ["Debug28", "Debug224"])
-def test_our_algorithms_init_update_and_predict(attached, tmp_path, dataset):
-    outcomes = run(attached, tmp_path, ["test_models.py"], [dataset], OURS)
-    assert [len(names) for names in outcomes.values()] == [len(OURS), 0, 0]
+def case_of(element: ElementTree.Element) -> Case:
+    """The case of a <testcase> in pytest's report."""
+    children = {child.tag for child in element}
+    outcome = "failed" if children & {"failure", "error"} else "skipped" if "skipped" in children else "passed"
+    named = element.find("properties/property[@name='algorithm']")
+    module = next(part for part in element.get("classname").split(".") if part.startswith("test_"))
+    algorithm = None if named is None else named.get("value")
+    return Case(
+        f"{element.get('classname')}.{element.get('name')}", module, outcome, algorithm, float(element.get("time"))
+    )
+
+
+def names(cases: list[Case], outcome: str) -> list[str]:
+    return [case.name for case in cases if case.outcome == outcome]
+
+
+@pytest.fixture(scope="module")
+def cases_of_ours(request, attached, tmp_path_factory):
+    """The tests of those of our algorithms that this session has chosen (`-k DSI`), in one process of the copy.
+
+    At the end a line for each says how many of them there were.
+    """
+    chosen = [item.callspec.params["name"] for item in request.session.items if "cases_of_ours" in item.fixturenames]
+    cases = run(attached, tmp_path_factory.mktemp("ours"), OF_AN_ALGORITHM, algorithms=chosen)
+    yield cases
+    print("\n\nDomainBed's own tests, run for each name of ours:")
+    for name in chosen:
+        own = [case for case in cases if case.algorithm == name]
+        files = ", ".join(f"{count} of {file}" for file, count in Counter(case.file for case in own).items())
+        passed, seconds = sum(case.outcome == "passed" for case in own), sum(case.seconds for case in own)
+        print(f"  {name}: {len(own)} tests ({files}), {passed} passed, {seconds:.1f} s")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_algorithm(cases_of_ours, name):
+    """It inits, updates and predicts on both debug datasets, and its hparams are the same at each draw of a seed."""
+    own = [case for case in cases_of_ours if case.algorithm == name]
+    assert {case.outcome for case in own} == {"passed"}, own
+    counts = Counter(case.file for case in own)
+    assert counts["test_models"] == len(DATASETS) and counts["test_hparams_registry"] >= 19  # datasets
+
+
+def test_the_copy_has_our_names(attached):
+    """Those that are registered in the embedded host are registered in DomainBed."""
+    assert attached.python("tests.upstream.unit_tests", "--names").stdout.split() == OURS
 
 
 def test_the_others_do_as_without_us(attached, tmp_path):
@@ -62,11 +114,11 @@ def test_the_others_do_as_without_us(attached, tmp_path):
     attach.detach(plain.path)
     without = run(plain, tmp_path, ["test_models.py"], ["Debug28"])
     with_us = run(attached, tmp_path, ["test_models.py"], ["Debug28"])
-    assert with_us["failed"] == without["failed"]
-    assert len(with_us["passed"]) == len(without["passed"]) + len(OURS) - 1
+    assert names(with_us, "failed") == names(without, "failed")
+    assert len(names(with_us, "passed")) == len(names(without, "passed")) + len(OURS)
 
 
 def test_the_rest_of_the_suite(attached, tmp_path):
     """Registry (every algorithm and dataset: 36 × 19), featurizers, selection methods, queries, scripts."""
-    outcomes = run(attached, tmp_path, TESTS, ["Debug28", "Debug224"])
-    assert not outcomes["failed"] and len(outcomes["passed"]) > 36 * 19
+    cases = run(attached, tmp_path, TESTS)
+    assert not names(cases, "failed") and len(names(cases, "passed")) > 36 * 19
