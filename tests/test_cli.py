@@ -120,7 +120,7 @@ def test_help_lists_the_verbs_that_work_and_no_other():
     assert ended.returncode == 0
     verbs = [line.split()[0] for line in ended.stdout.splitlines() if line.startswith("    ") and line[4:5].isalpha()]
     known = ["quickstart", "sweep", "estimate", "attach", "report", "compare", "keep", "figures", "ld-curve"]
-    known += ["data", "predict", "generate"]
+    known += ["data", "predict", "generate", "search-timesteps"]
     assert verbs == known
     assert command_line().returncode == 2
 

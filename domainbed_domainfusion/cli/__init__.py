@@ -1,6 +1,7 @@
 """The command line: `domainfusion quickstart | sweep | estimate | attach | report | …`. Each verb calls a function.
 
-The verbs of `domainfusion data` stand in `data_verbs`. May import: every room below, each when its verb is called.
+The verbs of `domainfusion data` stand in `data_verbs`, `search-timesteps` in `timesteps_verb`. May import: every room
+below, each when its verb is called.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 from .. import __doc__ as package_summary
 from .. import __version__
 from ..errors import InputError, exit_status
-from . import data_verbs
+from . import data_verbs, timesteps_verb
 from .our_names import add_our_names_to_the_host
 
 ESTIMATE_HELP = """\
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         data_verbs.add_to,
         _add_predict,
         _add_generate,
+        timesteps_verb.add_to,
     ):
         add(verbs)
     return parser

@@ -109,6 +109,11 @@ class CandidateSampler:
             source=hparams["candidate_source"],
         )
 
+    @property
+    def executed(self) -> tuple[int, ...]:
+        """The timesteps that are run, in this order."""
+        return tuple(self._schedule()[1].tolist())
+
     @torch.no_grad()
     def sample(self, images: Tensor, labels: Tensor, seeds: list[list[int]]) -> Candidates:
         """images (B, 3, S, S) in [-1, 1], labels (B,), seeds: B lists of N -> N candidates per image.

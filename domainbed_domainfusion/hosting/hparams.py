@@ -171,7 +171,7 @@ DOMAINFUSION = (
            source="ours (Castillo et al. 2023)", changes=(CANDIDATES,), time=TIME),
     Hparam(name="denoising_timesteps", default=None, range=FALLING,
            meaning="timesteps of the model's training schedule, in place of denoising_steps and timestep_spacing; for "
-                   "dpmsolver++ and lcm",
+                   "dpmsolver++ and lcm; `domainfusion search-timesteps` searches some",
            source="ours (AutoDiffusion, Li et al. 2023)", changes=(CANDIDATES,), time=TIME),
     Hparam(name="scheduler", default="ddim", range=one_of("ddim", "pndm", "dpmsolver++", "lcm", "folder"),
            meaning="solver; lcm: for latent consistency models only; folder: the model's own",
