@@ -209,7 +209,11 @@ class DomainFusion(host.algorithms.ERM):
         if self.ld_term is None or self.hparams["lambda2"] == 0:
             return without_distillation(confidence)
         if self.hparams["ld_when"] == "step":
-            return self.ld_term.of_minibatch(x, y, confidence, self.step)
+            interval = self.hparams["ld_interval"]
+            if self.step % interval:
+                return confidence.new_zeros(()), {"confidence": confidence.mean().item()}
+            ld_loss, values = self.ld_term.of_minibatch(x, y, confidence, self.step)
+            return interval * ld_loss, values
         if rows is None:  # nothing has been generated yet
             return without_distillation(confidence)
         return self.ld_term.of_generated(rows, confidence)

@@ -106,7 +106,7 @@ def count(args: dict[str, Any], hparams: dict[str, Any], images: Sequence[int]) 
     if args["algorithm"] == "CDGA":  # each image once for each domain's description
         kept *= len(training) + hparams["cdga_starred"] * len(args["test_envs"])
     batch = hparams["batch_size"] * len(training)
-    seen = steps * min(hparams["ld_images"] or batch, batch)
+    seen = -(-steps // hparams["ld_interval"]) * min(hparams["ld_images"] or batch, batch)
     if reading["ld_when"] == "generation":
         seen = kept
     return replace(

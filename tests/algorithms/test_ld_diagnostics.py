@@ -86,6 +86,30 @@ def test_the_groups_below_and_above_one_half(run, monkeypatch):
     assert above == pytest.approx(a[~below].mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("interval", [1, 3])
+def test_every_kth_step_has_ld_with_k_times_its_weight(run, interval):
+    """Beside a run with LD in every step: the coefficients of a step are the same, the loss has them k times."""
+    shared = {"ld_input": "raw", "ld_images": 0, "lambda3": 0.0, "lr": 1e-12, "resnet_dropout": 0.0}
+    every, some = (run(**shared, ld_interval=k).update(7) for k in (1, interval))
+    for step, (one, other) in enumerate(zip(every, some)):
+        if step % interval:
+            assert other["loss"] == pytest.approx(other["raw_loss"]) and other["ld_gradient_ratio"] == 0
+            assert not [
+                name for name in other if name.startswith("ld_") and name not in ("ld_gradient_ratio", "ld_seconds")
+            ]
+            assert other["confidence"] == pytest.approx(one["confidence"], rel=1e-5)
+        else:
+            assert other["ld_coefficient"] == pytest.approx(one["ld_coefficient"], rel=1e-4)
+            assert other["ld_gradient_ratio"] == pytest.approx(interval * one["ld_gradient_ratio"], rel=1e-4)
+            added = [each["loss"] - each["raw_loss"] for each in (one, other)]
+            assert added[1] == pytest.approx(interval * added[0], rel=1e-3)
+
+
+def test_at_generation_the_interval_changes_nothing(run):
+    one, other = (run(ld_when="generation", ld_interval=k).update(3) for k in (1, 2))
+    assert [row["ld_gradient_ratio"] for row in one] == [row["ld_gradient_ratio"] for row in other]
+
+
 def test_every_reading_trains(run):
     for hparams in (
         {"ld_preset": "listing"},

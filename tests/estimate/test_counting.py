@@ -86,6 +86,8 @@ def test_hparams_are_drawn_as_train_draws_them():
         (17, {"batch_size": 5, "generation_interval": 2, "generation_budget": 4, "ld_draws": 2}),
         (9, {"generation_budget": 7, "candidates": 1}),
         (9, {"generation_budget": 7, "ld_when": "generation", "ld_draws": 3}),
+        (8, {"ld_interval": 3, "ld_when": "step"}),
+        (9, {"generation_budget": 7, "ld_when": "generation", "ld_interval": 3}),
         (9, {"ld_preset": "listing", "ld_input": "raw", "lambda3": 0.0}),
         (5, {"generation_budget": 1000, "ld_images": 1000}),
         (9, {"updating": False, "generation_interval": 3}),
