@@ -26,6 +26,16 @@ class Candidates:
     latents: Tensor  # (B, N, C, h, w), scaled, in the LDM's dtype
 
 
+@dataclass
+class Begun:
+    """n candidates after their first steps."""
+
+    steps: int  # that have been run
+    latents: Tensor  # (n, C, h, w), scaled, where the next step goes on
+    previews: Tensor  # (n, C, h, w), scaled: the clean latents that the last step has predicted, x̂0
+    embeddings: Tensor  # (n, L, D), of each candidate's prompt
+
+
 SOURCES = ("image", "prompt")
 
 
@@ -124,24 +134,69 @@ class CandidateSampler:
         latents = self.latents(images, labels, sources, [seed for row in seeds for seed in row])
         return self.decode(latents.unflatten(0, (len(images), len(seeds[0]))))
 
+    def check_early(self, steps: int) -> None:
+        """Raise InputError unless `begin` can stop after so many steps and `finish` can go on as if it had not.
+
+        That takes a scheduler without a memory of earlier steps, and guidance that does not depend on them.
+        """
+        if self.scheduler != "ddim" or self.guidance_agreement is not None:
+            other = f"scheduler {self.scheduler}" if self.scheduler != "ddim" else "guidance_agreement"
+            raise InputError(
+                f"early_choice stops between two steps, which {other} cannot: use the scheduler ddim without "
+                "guidance_agreement, or set early_choice to null."
+            )
+        if not 0 < steps < self.evaluations:
+            raise InputError(
+                f"early_choice is {steps}, but strength runs {self.evaluations} of the denoising_steps: give a number "
+                f"from 1 to {self.evaluations - 1}, or null."
+            )
+
+    @torch.no_grad()
+    def begin(self, images: Tensor, labels: Tensor, seeds: list[list[int]], steps: int) -> Begun:
+        """The first steps of the candidates that `sample` would make, B × N of them, those of an image together."""
+        sources = torch.arange(len(images)).repeat_interleave(len(seeds[0]))
+        embeddings = self.prompts.matched(labels)[sources.to(self.ldm.device)]
+        begun = self._begun(images, labels, sources, [seed for row in seeds for seed in row], steps)
+        return Begun(steps, *begun, embeddings)
+
+    @torch.no_grad()
+    def finish(self, begun: Begun, rows: Tensor) -> Tensor:
+        """The latents (m, C, h, w) that `sample` would give to these m candidates. rows: their places in `begun`."""
+        scheduler, timesteps = self._schedule()
+
+        def run(part: slice) -> Tensor:
+            chosen = rows[part].to(begun.latents.device)
+            remaining = range(begun.steps, len(timesteps))
+            return self._run(scheduler, timesteps, remaining, begun.latents[chosen], begun.embeddings[chosen], {})[0]
+
+        parts, self.batch_size = in_micro_batches(run, len(rows), self.batch_size)
+        return torch.cat(parts)
+
     @torch.no_grad()
     def latents(self, images: Tensor, labels: Tensor, sources: Tensor, seeds: list[int]) -> Tensor:
         """Scaled latents (n, C, h, w) of n candidates; the k-th is made from image `sources[k]` with `seeds[k]`."""
+        return self._begun(images, labels, sources, seeds, self.evaluations)[0]
+
+    def _begun(
+        self, images: Tensor, labels: Tensor, sources: Tensor, seeds: list[int], steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Latents and x̂0 of the candidates of `latents` after some of their steps."""
         posterior = self.ldm.posterior(images) if self.source == "image" else None
         sources = sources.to(self.ldm.device)
         embeddings = self.prompts.matched(labels)
         shape = (self.ldm.latent_channels, *(side // self.ldm.scale_factor for side in images.shape[-2:]))
 
-        def run(part: slice) -> Tensor:
+        def run(part: slice) -> tuple[Tensor, Tensor]:
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
             start = None
             if posterior is not None:
                 mean, std = posterior.mean[sources[part]], posterior.std[sources[part]]
                 start = (mean + std * self._noise(generators, shape)) * self.ldm.scaling_factor
-            return self._denoise(start, shape, embeddings[sources[part]], generators)
+            return self._denoise(start, shape, embeddings[sources[part]], generators, steps)
 
         parts, self.batch_size = in_micro_batches(run, len(seeds), self.batch_size)
-        return torch.cat(parts)
+        latents, previews = zip(*parts)
+        return torch.cat(latents), torch.cat(previews)
 
     def decode(self, latents: Tensor) -> Candidates:
         """Scaled latents (B, N, C, h, w) and their images. Raises InputError as `sample` does."""
@@ -153,9 +208,17 @@ class CandidateSampler:
         return Candidates(decoded.unflatten(0, latents.shape[:2]), latents)
 
     def _denoise(
-        self, start: Tensor | None, shape: tuple[int, ...], embeddings: Tensor, generators: list[torch.Generator]
-    ) -> Tensor:
-        """Noise clean latents (n, C, h, w) to the first timestep, then denoise them. Without a start: pure noise."""
+        self,
+        start: Tensor | None,
+        shape: tuple[int, ...],
+        embeddings: Tensor,
+        generators: list[torch.Generator],
+        steps: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Noise clean latents (n, C, h, w) to the first timestep, then run so many steps. Without a start: pure noise.
+
+        Returns the latents and x̂0.
+        """
         scheduler, timesteps = self._schedule()
         options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
         noise = self._noise(generators, shape)
@@ -163,11 +226,22 @@ class CandidateSampler:
             latents = noise * scheduler.init_noise_sigma
         else:
             latents = scheduler.add_noise(start, noise, timesteps[:1].repeat(len(start)))
+        return self._run(scheduler, timesteps, range(steps), latents, embeddings, options)
+
+    def _run(
+        self, scheduler: Any, timesteps: Tensor, steps: range, latents: Tensor, embeddings: Tensor, options: dict
+    ) -> tuple[Tensor, Tensor]:
+        """The latents after these of the steps, and the last one's x̂0; the latents again if the scheduler has none.
+
+        options: of the scheduler's steps.
+        """
         unconditional = self.prompts.unconditional.expand_as(embeddings)
         guided = torch.arange(len(latents), device=latents.device)  # the candidates that are guided in the next step
         conditions = torch.cat([unconditional, embeddings])
-        for i, t in enumerate(timesteps):
-            if i == self.guided:
+        clean = latents
+        for i in steps:
+            t = timesteps[i]
+            if i >= self.guided:
                 guided, conditions = guided[:0], embeddings
             model_input = scheduler.scale_model_input(latents, t)
             model_input = torch.cat([model_input[guided], model_input])
@@ -179,8 +253,9 @@ class CandidateSampler:
                 if self.guidance_agreement is not None:
                     guided = guided[_cosine(without, conditional) <= self.guidance_agreement]
                     conditions = torch.cat([unconditional[guided], embeddings])
-            latents = scheduler.step(noise, t, latents, **options, return_dict=False)[0]
-        return latents
+            after = scheduler.step(noise, t, latents, **options)
+            latents, clean = after.prev_sample, getattr(after, "pred_original_sample", after.prev_sample)
+        return latents, clean
 
     def _noise(self, generators: list[torch.Generator], shape: tuple[int, ...]) -> Tensor:
         """One draw from each generator, as the pipeline draws it: (n, *shape)."""

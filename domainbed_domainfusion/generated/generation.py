@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..pixels import PixelRange
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
-    from ..diffusion.candidates import CandidateSampler
+    from ..diffusion.candidates import Candidates, CandidateSampler
     from .candidate_cache import CandidateCache
     from .dataset import Batch
     from .device_pool import DevicePool
@@ -69,12 +69,13 @@ class Generation:
         sampler: generates the candidates, line 7.
         judge: θ, or None if there is no classifier. Without a classifier, content is chosen by its similarity to the
             original alone. This needs content_weight 1 and content_feature "content".
-        hparams: candidates, sampling_strategy, content_weight, content_feature, style_space, style_divergence.
+        hparams: candidates, sampling_strategy, content_weight, content_feature, style_space, style_divergence,
+            early_choice.
         cache: holds candidates with seeds that runs share, or None.
         pool: makes the candidates on several devices in the sampler's place, or None. What the cache lacks is made by
             the sampler.
 
-    Raises InputError if the hparams need a judge and there is none.
+    Raises InputError if the hparams need a judge and there is none, and for early_choice where it cannot be made.
     """
 
     def __init__(
@@ -92,6 +93,12 @@ class Generation:
                 'Without a classifier the hparam content_weight must be 1 and content_feature "content": '
                 "set them, or give a classifier."
             )
+        self.early: int | None = hparams["early_choice"] if hparams["sampling_strategy"] else None
+        if self.early is not None:
+            sampler.check_early(self.early)
+            if cache is not None or pool is not None:
+                other = "candidate_cache" if cache is not None else "generation_devices"
+                raise InputError(f"early_choice finishes few candidates, but {other} needs all: set one to null.")
 
     @property
     def candidates(self) -> int:
@@ -119,22 +126,50 @@ class Generation:
         """
         ldm, latent = self.sampler.ldm, self.hparams["style_space"] == "latent"
         x, y = x.to(ldm.device), y.to(ldm.device)
+        if self.early is not None:
+            return self._with_early_choice(x, y, seeds, self.early)
         source = self.cache if shared and self.cache is not None else self.pool or self.sampler
         candidates = source.sample(x, y, seeds)  # line 7
         if not self.hparams["sampling_strategy"]:
             first = torch.zeros(len(x), dtype=torch.long)
             return Generated(candidates.images[:, 0], first, first)
 
+        c, s = self._choices(x, y, candidates)  # lines 8 to 11
+        mu, sigma, content = style.decompose(candidates.latents if latent else candidates.images)
+        i = torch.arange(len(x), device=ldm.device)
+        return Generated(self._combined(mu[i, s], sigma[i, s], content[i, c]), c.cpu(), s.cpu())  # line 12
+
+    def _choices(self, x: Tensor, y: Tensor, candidates: "Candidates") -> tuple[Tensor, Tensor]:
+        """The candidates that give content and style, (B,) each: lines 8 to 11."""
+        ldm, latent = self.sampler.ldm, self.hparams["style_space"] == "latent"
         mu0, sigma0, content0 = style.decompose(ldm.encode(x) if latent else x)  # line 8
         mu, sigma, content = style.decompose(candidates.latents if latent else candidates.images)  # line 9
         similarity, confidence = self._content_scores(x, content0, candidates.images, content, y)
         divergence = style.style_divergence(mu0, sigma0, mu, sigma, self.hparams["style_divergence"])
-        i = torch.arange(len(x), device=ldm.device)
         c = style.choose_content(similarity, confidence, self.hparams["content_weight"])  # line 10
-        s = style.choose_style(divergence)  # line 11
-        x_gen = style.adain(mu[i, s], sigma[i, s], content[i, c])  # line 12
-        x_gen = ldm.decode(x_gen) if latent else x_gen.clamp(-1, 1)
-        return Generated(x_gen, c.cpu(), s.cpu())
+        return c, style.choose_style(divergence)  # line 11
+
+    def _combined(self, mu: Tensor, sigma: Tensor, content: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [-1, 1] of the chosen styles (B, C) and contents (B, C, ·, ·): line 12."""
+        x_gen = style.adain(mu, sigma, content)
+        return self.sampler.ldm.decode(x_gen) if self.hparams["style_space"] == "latent" else x_gen.clamp(-1, 1)
+
+    def _with_early_choice(self, x: Tensor, y: Tensor, seeds: list[list[int]], steps: int) -> Generated:
+        """As `__call__`, but content and style are chosen among previews after so many steps (ours).
+
+        A preview is the image of the clean latents that the U-Net predicts there. Only the chosen candidates are
+        finished, and line 12 takes them as they are then.
+        """
+        begun = self.sampler.begin(x, y, seeds, steps)
+        B, N = len(x), len(seeds[0])
+        c, s = self._choices(x, y, self.sampler.decode(begun.previews.unflatten(0, (B, N))))
+        first = N * torch.arange(B, device=c.device)
+        rows, places = torch.cat([first + c, first + s]).unique(return_inverse=True)
+        finished = self.sampler.decode(self.sampler.finish(begun, rows)[:, None])
+        parts = finished.latents if self.hparams["style_space"] == "latent" else finished.images
+        mu, sigma, content = (part[:, 0] for part in style.decompose(parts))
+        of_content, of_style = places.split(B)
+        return Generated(self._combined(mu[of_style], sigma[of_style], content[of_content]), c.cpu(), s.cpu())
 
     def _content_scores(
         self, x: Tensor, content0: Tensor, images: Tensor, content: Tensor, y: Tensor

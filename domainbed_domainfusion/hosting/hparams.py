@@ -138,6 +138,10 @@ DOMAINFUSION = (
     Hparam(name="sampling_strategy", default=True, range=FLAG,
            meaning="choose content and style among the candidates; false: one candidate, as it is",
            source="S", changes=(CHOICE,), time=TIME),
+    Hparam(name="early_choice", default=None, range=or_null(integer(1)),
+           meaning="content and style are chosen after so many steps, by what the U-Net predicts there, and only the "
+                   "chosen candidates are finished; null: after the last step",
+           source="ours", changes=(CHOICE,), time=TIME),
     Hparam(name="content_weight", default=0.4, range=number(0, 1),
            meaning="lambda_s, similarity against confidence in the choice of content",
            source="S", changes=(CHOICE,), time=NO_TIME),
