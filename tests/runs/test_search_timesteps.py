@@ -96,6 +96,10 @@ def test_the_search_sees_its_own_half_alone(data, tiny_ldm, tmp_path, monkeypatc
 def test_images_are_spread_over_environments_and_classes(found, data):
     groups = [source.rsplit("/", 1)[0] for half in found["images"].values() for source in half]
     assert sorted(map(groups.count, set(groups))) == [1, 2, 2, 2]
+    folders = [ImageFolder(str(data / environment)) for environment in ("photo", "sketch")]
+    for seed in range(5):
+        four = choose(data, folders, 4, torch.Generator().manual_seed(seed))
+        assert len({source.rsplit("/", 1)[0] for source, _ in four}) == 4
     everything = choose(data, [ImageFolder(str(data / "photo"))], 99, torch.Generator())
     assert sorted(everything) == [(f"photo/{name}/{i}.png", y) for y, name in enumerate(CLASSES) for i in range(3)]
 
