@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "domainbed_domainfusion"
 
 #: From the ground up. A room imports from lower floors only; rooms of one floor do not know each other.
 FLOORS = (
-    ("errors", "files", "pixels", "seeding", "stopwatch"),
+    ("digests", "errors", "files", "pixels", "seeding", "stopwatch"),
     ("pocket",),
     ("hosting", "diffusion"),
     ("generated", "data", "resuming"),

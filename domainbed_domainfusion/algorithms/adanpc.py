@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 
-from ..generated.digests import weights_digest
+from ..digests import weights_digest
 from ..hosting import context, host
 from ..hosting import hparams as table
 from ..seeding import generator_of, preserved_rng, seed_of

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..diffusion.distillation import LatentDistillation
 from ..diffusion.source import resolve_source
+from ..digests import weights_digest
 from ..generated.candidate_cache import CandidateCache
 from ..generated.dataset import GenerateDataset, round_begins, uses_generated
 from ..generated.device_pool import DevicePool, devices_of
-from ..generated.digests import weights_digest
 from ..generated.gallery import Gallery
 from ..generated.generation import Generation, Judge
 from ..generated.identity import candidate_identity, run_identity, sources_of

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..digests import weights_digest
 from ..errors import InputError
-from ..generated.digests import weights_digest
 from ..hosting import context
 from ..pixels import from_store, to_store
 from ..seeding import seed_of

@@ -26,11 +26,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..digests import tensors_digest
 from ..errors import InputError
 from ..files import write_atomically
 from ..pixels import to_store
 from ..seeding import seed_of
-from .digests import tensors_digest
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from ..diffusion.candidates import Candidates, CandidateSampler

@@ -10,9 +10,9 @@ from torchvision.datasets import ImageFolder
 
 from .. import __version__
 from ..diffusion.source import files_used, resolve_decoder, resolve_source
+from ..digests import files_digest
 from ..hosting import context, host
 from ..hosting.hparam_effects import of_a_candidate, of_a_run
-from .digests import files_digest
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
     from ..diffusion.model import LatentDiffusion

@@ -23,9 +23,9 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
+from ..digests import tensors_digest
 from ..errors import InputError
 from ..files import write_atomically
-from .digests import tensors_digest
 
 FORMAT = 1
 IMAGES_PER_PART = 512  # images in a file, the most that an interruption loses

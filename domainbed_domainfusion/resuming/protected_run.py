@@ -27,6 +27,7 @@ from .replay import Replay, accuracy_record, update_record
 from .restore import restore
 from .stop_signals import StopSignals
 
+SECONDS_BEFORE_THE_END = 60  # a checkpoint that is not older serves for the last evaluation, too
 COPIES_OF_WEIGHTS = 4  # in a checkpoint: the weights, their gradients and the two moments of Adam
 
 
@@ -208,11 +209,12 @@ class ProtectedRun:
         return self._algorithm.expensive_results() if isinstance(self._algorithm, OwnState) else 0
 
     def _checkpoint_is_due(self) -> bool:
-        """After the set time, after a round, and before the last update, so that its evaluation can be made again."""
+        """After the set time, after a round, and before the last update, whose evaluation may be long."""
+        age = time.monotonic() - self._saved_at
         return (
-            time.monotonic() - self._saved_at >= 60 * self.minutes
+            age >= 60 * self.minutes
             or self._expensive_results() != self._expensive
-            or self.updates == self._total - 1
+            or (self.updates == self._total - 1 and age >= SECONDS_BEFORE_THE_END)
         )
 
     def _write_checkpoint(self) -> None:

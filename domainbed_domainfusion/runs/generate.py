@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from .. import pixels
 from ..diffusion.source import resolve_source
+from ..digests import files_digest
 from ..errors import InputError
 from ..generated.dataset import candidate_seeds
-from ..generated.digests import files_digest
 from ..generated.generation import Generation, Judge
 from ..generated.identity import model_identity
 from ..generated.saved_rounds import SEEDS, SavedRun

@@ -11,10 +11,10 @@ from domainbed_domainfusion import pixels
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
+from domainbed_domainfusion.digests import tensors_digest
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.generated.candidate_cache import CandidateCache, shared_seeds
 from domainbed_domainfusion.generated.dataset import candidate_seeds
-from domainbed_domainfusion.generated.digests import tensors_digest
 from domainbed_domainfusion.generated.identity import candidate_identity, run_identity
 from domainbed_domainfusion.generated.saved_rounds import read_part
 from domainbed_domainfusion.hosting import context, host
