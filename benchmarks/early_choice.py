@@ -25,6 +25,7 @@ from .host_run import HostData
 from .results import Results, Table
 
 DATASET, TEST_ENV, BATCH = "DigitStyles", 3, 16
+EPOCH = 75  # steps; an in-split has as many minibatches
 CLASSIFIER = {"backbone": "resnet10t", "pretrained": False, "batch_size": BATCH}
 CANDIDATES, AT_ONCE = 3, 32  # of each image; images in a batch of generation
 #: The whole schedule and the share of it that is run: the digits' defaults, and those of 320 pixels.
@@ -66,7 +67,7 @@ def run(data_dir: Path, images: int, training_steps: int) -> Results:
         raise InputError("--images and --training_steps must be at least 1.")
     torch.manual_seed(0)
     dataset = host.datasets.get_dataset_class(DATASET)(str(data_dir), [TEST_ENV], {})
-    data = HostData(dataset, BATCH, "cpu", epoch=75, test_env=TEST_ENV)
+    data = HostData(dataset, BATCH, "cpu", epoch=EPOCH, test_env=TEST_ENV)
     judge = trained_judge(data, training_steps)
     x, y = some_images(data, images)
     results = Results("early_choice", f"{DATASET}, pocket", {"images": images, "candidates": CANDIDATES})

@@ -30,7 +30,8 @@ def test_the_images_are_training_images_of_each_domain_in_turn(small):
 
 
 def test_shares_are_of_the_images_whose_choice_is_the_same(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(digit_styles, "PER_CLASS", 120)  # 75 steps of 16 in an epoch
+    monkeypatch.setattr(digit_styles, "PER_CLASS", 4)
+    monkeypatch.setattr(early_choice, "EPOCH", 2)
     monkeypatch.setattr(early_choice, "trained_judge", lambda data, steps: object())
     choices = {  # early_choice → content, style, evaluations
         None: ([0, 1, 2, 0], [1, 1, 1, 1], 200),
