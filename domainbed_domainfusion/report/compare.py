@@ -66,7 +66,7 @@ def compare(paths: Sequence[Path], only: Sequence[str] = ()) -> Comparison:
                 row = results.Row(whole.algorithm, tuple(whole.cells[column] for column in columns))
                 cells = tuple(None if cell is None else (cell.mean, cell.error) for cell in row.cells)
                 error = row.average_error if row.trial_means else float("nan")
-                work = mean_evaluations([job for job in sweep.jobs if job.args["algorithm"] == row.algorithm])
+                work = mean_evaluations([job for job in sweep.jobs if job.args.get("algorithm") == row.algorithm])
                 name = _name(path, row.algorithm, len(table.rows))
                 arms.append(Arm(name, cells, error, len(row.trial_means), work))
     environments = tuple(found.environments[column] for column in _columns(only, found.environments, found.name))

@@ -85,9 +85,13 @@ class SweepFolder:
 
 
 def mean_evaluations(jobs: Sequence[Job]) -> float | None:
-    """The mean of the jobs' evaluations of the U-Net; 0 without a diffusion model, None if one has no record."""
-    numbers = [job.ldm_evaluations for job in jobs if job.rows]
-    if any(number is None and "ldm" in job.rows[0].get("hparams", {}) for job, number in zip(jobs, numbers)):
+    """The mean of the evaluations of the U-Net over jobs with rows; 0 without a diffusion model.
+
+    None if a job with one has no record, and without any job.
+    """
+    begun = [job for job in jobs if job.rows]
+    numbers = [job.ldm_evaluations for job in begun]
+    if any(number is None and "ldm" in job.rows[0].get("hparams", {}) for job, number in zip(begun, numbers)):
         return None
     return sum(number or 0 for number in numbers) / len(numbers) if numbers else None
 

@@ -45,8 +45,9 @@ def _line(job: "Job", names: dict[str, tuple[str, ...]]) -> dict[str, Any]:
         for row in job.rows
     ]
     line = {"args": args, "hparams": job.rows[0].get("hparams", {}), "environments": names[args["dataset"]]}
-    if job.ldm_evaluations is not None:
-        line["ldm_evaluations"] = job.ldm_evaluations
+    evaluations = job.ldm_evaluations
+    if evaluations is not None:
+        line["ldm_evaluations"] = evaluations
     return {**line, "rows": rows}
 
 

@@ -194,9 +194,9 @@ def _work_chart(part: DatasetPart) -> Markup | None:
     """Accuracy against the diffusion model's work; None if no method used one, or if no work was recorded."""
     work = {cost.algorithm: cost.evaluations for cost in part.costs}
     marks = [
-        Mark(row.algorithm, part.styles[row.algorithm], evaluations, row.average or 0.0, row.average_error)
+        Mark(row.algorithm, part.styles[row.algorithm], evaluations, row.average, row.average_error)
         for row in part.ranking
-        if (evaluations := work.get(row.algorithm)) is not None
+        if (evaluations := work[row.algorithm]) is not None and row.average is not None
     ]
     if not any(mark.evaluations for mark in marks):
         return None

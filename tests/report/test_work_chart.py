@@ -60,6 +60,16 @@ def test_work_that_was_not_recorded_is_a_dash_and_no_mark(sweeps):
         plot(found)
 
 
+def test_jobs_without_a_row_change_nothing(sweeps):
+    """One has written nothing yet; the other, of the same algorithm, what it was started with."""
+    begun = next(job for job in sweeps[0].iterdir())
+    for name in ("0" * 32, "f" * 32):
+        (sweeps[0] / name).mkdir()
+    (sweeps[0] / ("0" * 32) / "out.txt").write_text((begun / "out.txt").read_text())
+    assert len(read_sweep(sweeps[0]).unfinished) == 2
+    assert [arm.evaluations for arm in compare(sweeps).arms] == [1000 + 3.5, 0, 0]
+
+
 def test_marks_stand_at_the_logarithm_of_their_work_and_at_their_accuracy():
     numbers = [(0, 40.0), (100, 50.0), (1_000, 60.0), (10_000, 45.0)]
     circles, _ = drawn(work_chart([Mark("m", i, work, mean, 1.0) for i, (work, mean) in enumerate(numbers)], "title"))
