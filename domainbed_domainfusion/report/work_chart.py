@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup, escape
 
@@ -13,15 +14,9 @@ LEFT, RIGHT, TOP, BOTTOM = 42, 190, 24, 46  # the right margin holds a name besi
 NONE_WIDTH = 170  # of the column at the left for methods without a diffusion model
 LETTER = 7.0  # width of a letter of a name, in pixels
 NAME_LEFT = 12  # from a mark to its name
-#: For an SVG that stands alone; in a page its style sheet has these classes.
-STYLE = """<style>
-svg { background: #fff; font-family: sans-serif; }
-text { font-size: 12px; } .tick { fill: #555; } .axis { stroke: #888; fill: none; } .grid { stroke: #ddd; fill: none; }
-.leader { stroke: #888; fill: none; stroke-width: .8; } .line { stroke: currentColor; fill: none; stroke-width: 2; }
-.dot, .name { fill: currentColor; } .name { font-weight: 600; }
-.s0 { color: #0072b2; } .s1 { color: #00795a; } .s2 { color: #c04a00; } .s3 { color: #a34d80; } .s4 { color: #96690a; }
-.s5 { color: #2f7fb0; } .s6 { color: #16191d; }
-</style>"""
+#: The pages' style sheet, which an SVG that stands alone needs inside.
+ALONE = "background: var(--paper); font-family: system-ui, sans-serif"
+STYLE_SHEET = Path(__file__).parent / "templates" / "page.css"
 
 
 @dataclass(frozen=True)
@@ -43,8 +38,10 @@ def work_chart(marks: Sequence[Mark], title: str, standing_alone: bool = False) 
     axes = _Axes.of(marks)
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}"'
     if standing_alone:
-        size = f'xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" {size}'
-    parts = [f'<svg {size} role="img" aria-label="{escape(title)}">', STYLE if standing_alone else "", *axes.drawn()]
+        size = f'xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" {size} style="{ALONE}"'
+    parts = [f'<svg {size} role="img" aria-label="{escape(title)}">', *axes.drawn()]
+    if standing_alone:
+        parts.insert(1, f"<style>{escape(STYLE_SHEET.read_text())}</style>")
     for mark, name_y in zip(marks, _name_heights(marks, axes)):
         x, y, style = axes.x(mark.evaluations), axes.y(mark.accuracy), f"s{mark.style % 7}"
         low, high = axes.y(mark.accuracy - mark.error), axes.y(mark.accuracy + mark.error)
