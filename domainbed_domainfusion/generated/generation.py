@@ -124,8 +124,8 @@ class Generation:
 
         shared: whether runs share these seeds. Only then is the cache used.
         """
-        ldm, latent = self.sampler.ldm, self.hparams["style_space"] == "latent"
-        x, y = x.to(ldm.device), y.to(ldm.device)
+        device = self.sampler.ldm.device
+        x, y = x.to(device), y.to(device)
         if self.early is not None:
             return self._with_early_choice(x, y, seeds, self.early)
         source = self.cache if shared and self.cache is not None else self.pool or self.sampler
@@ -134,17 +134,22 @@ class Generation:
             first = torch.zeros(len(x), dtype=torch.long)
             return Generated(candidates.images[:, 0], first, first)
 
-        c, s = self._choices(x, y, candidates)  # lines 8 to 11
-        mu, sigma, content = style.decompose(candidates.latents if latent else candidates.images)
-        i = torch.arange(len(x), device=ldm.device)
+        mu, sigma, content = self._decomposed(candidates)  # line 9
+        c, s = self._choices(x, y, candidates.images, mu, sigma, content)  # lines 8, 10 and 11
+        i = torch.arange(len(x), device=device)
         return Generated(self._combined(mu[i, s], sigma[i, s], content[i, c]), c.cpu(), s.cpu())  # line 12
 
-    def _choices(self, x: Tensor, y: Tensor, candidates: "Candidates") -> tuple[Tensor, Tensor]:
-        """The candidates that give content and style, (B,) each: lines 8 to 11."""
-        ldm, latent = self.sampler.ldm, self.hparams["style_space"] == "latent"
-        mu0, sigma0, content0 = style.decompose(ldm.encode(x) if latent else x)  # line 8
-        mu, sigma, content = style.decompose(candidates.latents if latent else candidates.images)  # line 9
-        similarity, confidence = self._content_scores(x, content0, candidates.images, content, y)
+    def _decomposed(self, candidates: "Candidates") -> tuple[Tensor, Tensor, Tensor]:
+        """Style μ and σ (B, N, C) and content of the candidates: line 9."""
+        return style.decompose(candidates.latents if self.hparams["style_space"] == "latent" else candidates.images)
+
+    def _choices(
+        self, x: Tensor, y: Tensor, images: Tensor, mu: Tensor, sigma: Tensor, content: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The candidates that give content and style, (B,) each: lines 8, 10 and 11. images: the candidates'."""
+        original = self.sampler.ldm.encode(x) if self.hparams["style_space"] == "latent" else x
+        mu0, sigma0, content0 = style.decompose(original)  # line 8
+        similarity, confidence = self._content_scores(x, content0, images, content, y)
         divergence = style.style_divergence(mu0, sigma0, mu, sigma, self.hparams["style_divergence"])
         c = style.choose_content(similarity, confidence, self.hparams["content_weight"])  # line 10
         return c, style.choose_style(divergence)  # line 11
@@ -162,12 +167,12 @@ class Generation:
         """
         begun = self.sampler.begin(x, y, seeds, steps)
         B, N = len(x), len(seeds[0])
-        c, s = self._choices(x, y, self.sampler.decode(begun.previews.unflatten(0, (B, N))))
+        previews = self.sampler.decode(begun.previews.unflatten(0, (B, N)))
+        c, s = self._choices(x, y, previews.images, *self._decomposed(previews))
         first = N * torch.arange(B, device=c.device)
         rows, places = torch.cat([first + c, first + s]).unique(return_inverse=True)
         finished = self.sampler.decode(self.sampler.finish(begun, rows)[:, None])
-        parts = finished.latents if self.hparams["style_space"] == "latent" else finished.images
-        mu, sigma, content = (part[:, 0] for part in style.decompose(parts))
+        mu, sigma, content = (part[:, 0] for part in self._decomposed(finished))
         of_content, of_style = places.split(B)
         return Generated(self._combined(mu[of_style], sigma[of_style], content[of_content]), c.cpu(), s.cpu())
 
