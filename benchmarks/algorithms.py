@@ -24,11 +24,10 @@ from domainbed_domainfusion.errors import InputError, exit_status, unknown_name
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.sweeping import sweep_files
 
-from . import machine
 from .code_lines import code_lines
 from .host_run import HostData
 from .peak_memory import extra_peak
-from .results import Results, Table, megabytes, shown
+from .results import Results, Table, keep_and_print, megabytes, shown
 from .timing import Spread, interleaved, paired_ratio
 
 ERM, DATASET, BATCH = "ERM", "DigitStyles", 16  # images per domain
@@ -269,11 +268,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="a JSON file; the tables go beside it as .md")
     given = parser.parse_args()
     results = run([name for name in given.algorithms if name != ERM], given.data_dir, given.repeats)
-    described = machine.describe("cpu", [])
-    described["command"] = " ".join(["python -m benchmarks.algorithms", *sys.argv[1:]])
-    results.write(given.output, described)
-    print(results.markdown(described))
-    return 0
+    return keep_and_print(results, given.output, "algorithms")
 
 
 if __name__ == "__main__":

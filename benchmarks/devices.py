@@ -18,8 +18,7 @@ from domainbed_domainfusion.generated.dataset import Batch, candidate_seeds
 from domainbed_domainfusion.generated.device_pool import DevicePool, devices_of
 from domainbed_domainfusion.hosting.hparams import added_defaults
 
-from . import machine
-from .results import Results, Table, shown
+from .results import Results, Table, keep_and_print, shown
 from .timing import Spread, interleaved, paired_ratio
 
 CLASSES = 10
@@ -36,11 +35,7 @@ def main() -> int:
     given = parser.parse_args()
     hparams = {**added_defaults("DomainFusion", given.dataset), **({"ldm": given.ldm} if given.ldm else {})}
     results = run(hparams, given.devices, given.images, given.repeats)
-    described = machine.describe(given.devices[0], [])
-    described["command"] = " ".join(["python -m benchmarks.devices", *sys.argv[1:]])
-    results.write(given.output, described)
-    print(results.markdown(described))
-    return 0
+    return keep_and_print(results, given.output, "devices", given.devices[0])
 
 
 def run(hparams: dict[str, Any], devices: list[str], images: int, repeats: int) -> Results:

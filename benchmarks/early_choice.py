@@ -20,9 +20,8 @@ from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.pixels import PixelRange
 from domainbed_domainfusion.seeding import seed_of
 
-from . import machine
 from .host_run import HostData
-from .results import Results, Table
+from .results import Results, Table, keep_and_print
 
 DATASET, TEST_ENV, BATCH = "DigitStyles", 3, 16
 EPOCH = 75  # steps; an in-split has as many minibatches
@@ -100,11 +99,7 @@ def main() -> int:
     parser.add_argument("--training_steps", type=int, default=150, help="of the classifier (default: %(default)s)")
     given = parser.parse_args()
     results = run(given.data_dir, given.images, given.training_steps)
-    described = machine.describe("cpu", [])
-    described["command"] = " ".join(["python -m benchmarks.early_choice", *sys.argv[1:]])
-    results.write(given.output, described)
-    print(results.markdown(described))
-    return 0
+    return keep_and_print(results, given.output, "early_choice")
 
 
 if __name__ == "__main__":

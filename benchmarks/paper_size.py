@@ -21,8 +21,7 @@ from domainbed_domainfusion.seeding import seed_of
 from domainbed_domainfusion.sweeping import sweep_files
 from domainbed_domainfusion.sweeping.host_scripts import script_environment
 
-from . import machine
-from .results import Results, Table
+from .results import Results, Table, keep_and_print
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 #: Runs a command and prints its peak memory in KB. A child of this process itself would count this process's memory.
@@ -53,11 +52,7 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = run(Path(folder), given.files, given.checkpoints)
-    described = machine.describe("cpu", [])
-    described["command"] = " ".join(["python -m benchmarks.paper_size", *sys.argv[1:]])
-    results.write(given.output, described)
-    print(results.markdown(described))
-    return 0
+    return keep_and_print(results, given.output, "paper_size")
 
 
 def run(folder: Path, files: list[Path], checkpoints: int) -> Results:

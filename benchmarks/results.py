@@ -1,11 +1,13 @@
 """The results of a suite, as Markdown tables, as one line per ratio, and as JSON."""
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from domainbed_domainfusion.files import write_atomically
 
+from . import machine
 from .timing import Spread
 
 
@@ -58,6 +60,15 @@ class Results:
         }
         write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         write_atomically(path.with_suffix(".md"), self.markdown(machine))
+
+
+def keep_and_print(results: Results, output: Path, module: str, device: str = "cpu") -> int:
+    """The end of `python -m benchmarks.MODULE --output FILE.json …`. Returns the exit status 0."""
+    described = machine.describe(device, [])
+    described["command"] = " ".join([f"python -m benchmarks.{module}", *sys.argv[1:]])
+    results.write(output, described)
+    print(results.markdown(described))
+    return 0
 
 
 def shown(spread: Spread, digits: int = 2) -> str:

@@ -22,8 +22,7 @@ from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.resuming import switch
 from domainbed_domainfusion.sweeping.quickstart import QUICKSTART_HPARAMS
 
-from . import machine
-from .results import Results, Table
+from .results import Results, Table, keep_and_print
 
 ALGORITHMS = ("ERM", "DomainFusion")
 
@@ -146,11 +145,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="a JSON file; the table goes beside it as .md")
     given = parser.parse_args()
     results = run(given.algorithms, given.steps, given.data_dir)
-    described = machine.describe("cpu", [])
-    described["command"] = " ".join(["python -m benchmarks.resume", *sys.argv[1:]])
-    results.write(given.output, described)
-    print(results.markdown(described))
-    return 0
+    return keep_and_print(results, given.output, "resume")
 
 
 if __name__ == "__main__":
