@@ -16,12 +16,12 @@ import torch
 from torchvision import datasets
 from tqdm import tqdm
 
-from .. import pixels
 from ..errors import InputError
 from ..files import write_atomically
 from ..hosting import checks, host
 from ..hosting import hparams as table
 from ..hosting.ld_presets import LD_PRESETS, with_ld_preset
+from ..runs.chosen_images import open_folders, read, turns
 from ..seeding import generator_of, seed_of
 from .coefficient_curve import CONFIDENCES, SPREAD, Curve
 
@@ -35,9 +35,8 @@ def write_ld_curve(data: Path, output: Path, given: dict[str, Any], images: int 
     """
     if images < 2:
         raise InputError(f"--images is {images}, but must be 2 or more per domain.")
-    domains = sorted(entry.name for entry in data.iterdir() if entry.is_dir()) if data.is_dir() else []
-    checks.check_image_folder(str(data), domains or ["domain"])
-    folders = {name: datasets.ImageFolder(str(data / name)) for name in domains}
+    folders = open_folders(data, "domain")
+    domains = list(folders)
     classes = folders[domains[0]].classes
     hparams = with_ld_preset({**host.hparams_registry.default_hparams("DomainFusion", "PACS"), **given})
     table.check_values(hparams)
@@ -47,7 +46,7 @@ def write_ld_curve(data: Path, output: Path, given: dict[str, Any], images: int 
     with tqdm(total=2 * len(domains) * len(CONFIDENCES), desc="a(p)", unit="batch", disable=None) as progress:
         for domain, folder in folders.items():
             chosen = _chosen(folder, images, seed, domain)
-            x = torch.stack([_image(folder, index, hparams["image_size"]) for index in chosen])
+            x = read([folder.samples[index][0] for index in chosen], hparams["image_size"])
             labels = torch.tensor([folder.targets[index] for index in chosen])
             seeds = [seed_of(seed, "ld-curve", domain, index) for index in chosen]
             for prompt, asked in (("matched", labels), ("mismatched", _others(labels, len(classes), seeds))):
@@ -70,18 +69,8 @@ def _distillation(hparams: dict[str, Any], names: list[str]) -> Any:
 def _chosen(folder: datasets.ImageFolder, images: int, seed: int, domain: str) -> list[int]:
     """Indices of at most so many images, one class after the other in turn, in a seeded order within each class."""
     order = torch.randperm(len(folder), generator=generator_of(seed, "ld-curve", domain)).tolist()
-    place: dict[int, int] = {}
-    ranked = []
-    for index in order:
-        label = folder.targets[index]
-        place[label] = place.get(label, 0) + 1
-        ranked.append((place[label], label, index))
-    return [index for _, _, index in sorted(ranked)[:images]]
-
-
-def _image(folder: datasets.ImageFolder, index: int, size: int) -> torch.Tensor:
-    """(3, size, size) in [-1, 1]."""
-    return pixels.from_store(pixels.stored_version(datasets.folder.pil_loader(folder.samples[index][0]), size))
+    labels = [folder.targets[index] for index in order]
+    return [index for _, _, index in sorted(zip(turns(labels), labels, order))[:images]]
 
 
 def _others(labels: torch.Tensor, classes: int, seeds: Sequence[int]) -> torch.Tensor:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision import datasets
 from tqdm import tqdm
 
 from .. import pixels
@@ -21,6 +20,7 @@ from ..hosting import checks, host
 from ..hosting import hparams as table
 from ..hosting.hparam_effects import of_a_generated_image
 from ..seeding import seed_of
+from .chosen_images import open_folders, read_stored
 from .generated_folder import GeneratedFolder, folder_names, png_names
 from .trained_model import TrainedModel
 
@@ -91,9 +91,8 @@ def generate_from_folder(
 
     An interrupted call can be repeated: images that are already written are kept. Raises InputError for bad input.
     """
-    environments = sorted(entry.name for entry in data.iterdir() if entry.is_dir()) if data.is_dir() else []
-    checks.check_image_folder(str(data), environments or ["environment"])
-    folders = [datasets.ImageFolder(str(data / name)) for name in environments]
+    opened = open_folders(data)
+    environments, folders = list(opened), list(opened.values())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generation, labels = _generation(given, folders[0].classes, classifier, device)
     values, folder = generation.hparams, GeneratedFolder(output)
@@ -144,9 +143,7 @@ def _generate_batch(
     folder: GeneratedFolder,
 ) -> None:
     size = generation.hparams["image_size"]
-    images = torch.stack(
-        [pixels.stored_version(datasets.folder.pil_loader(str(data / row["source"])), size) for row in batch]
-    )
+    images = read_stored([data / row["source"] for row in batch], size)
     for number in range(1, rounds + 1):
         seeds = [_candidate_seeds(seed, row["source"], number, generation.candidates) for row in batch]
         made = generation(pixels.from_store(images), y, seeds)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torchvision import datasets
 from tqdm import tqdm
 
 from ..diffusion.source import resolve_source
@@ -21,7 +20,7 @@ from ..hosting import checks, host
 from ..hosting import hparams as table
 from ..hosting.hparam_effects import of_a_candidate
 from ..seeding import generator_of, seed_of
-from .chosen_images import choose, read
+from .chosen_images import choose, open_folders, read
 from .timestep_report import in_words, judged
 
 if TYPE_CHECKING:  # diffusers takes seconds to import
@@ -57,9 +56,7 @@ def search_from_folder(
     arguments = {"steps": steps, "reference_steps": reference_steps, "images": images}
     arguments |= {"generations": generations, "population": population}
     _check(arguments, output)
-    environments = sorted(entry.name for entry in data.iterdir() if entry.is_dir()) if data.is_dir() else []
-    checks.check_image_folder(str(data), environments or ["environment"])
-    folders = [datasets.ImageFolder(str(data / name)) for name in environments]
+    folders = list(open_folders(data).values())
     values["class_names"] = checks.prompt_names_of_folders(values["class_names"], folders[0].classes)
     table.check_values(values)
     chosen = choose(data, folders, images, generator_of(seed, "search-timesteps"))
