@@ -26,7 +26,7 @@ import torch
 
 from ..errors import InputError, exit_status
 from ..files import write_atomically
-from ..seeding import seed_of
+from ..seeding import preserved_rng, seed_of
 from . import CLASS_NAMES, glyphs, paints
 from .contact_sheet import write_sheet
 
@@ -150,7 +150,8 @@ def load_images(data_dir: str | None) -> dict[str, np.ndarray]:
         except ValueError as reason:
             print(f"{path} {reason}: drawing DigitStyles again.")
     _check_writable(path)
-    images = make_images()
+    with preserved_rng():  # scikit-learn draws when it is imported; a run that finds the images draws nothing here
+        images = make_images()
     content = BytesIO()
     arrays: dict[str, Any] = {"recipe": recipe(), "digest": _digest(images), **images}
     np.savez_compressed(content, **arrays)

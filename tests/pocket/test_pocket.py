@@ -148,6 +148,22 @@ def test_cache_is_read_and_a_stale_or_broken_one_is_drawn_again(tmp_path, few, m
     assert again() == (3, f"{path} does not hold what was written: drawing DigitStyles again.\n")
 
 
+@pytest.mark.parametrize("call", ["drawn", "read"])
+def test_a_run_draws_the_same_numbers_whether_the_images_were_there_or_not(tmp_path, few, call):
+    """In a process of its own, because scikit-learn draws when it is imported. A job that is continued finds them."""
+    if call == "read":
+        digit_styles.load_images(str(tmp_path))
+    code = f"""
+from domainbed_domainfusion.pocket import digit_styles
+from domainbed_domainfusion.resuming import generators
+digit_styles.PER_CLASS = {digit_styles.PER_CLASS}
+before = generators.state()
+digit_styles.load_images({str(tmp_path)!r})
+assert generators.state() == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_data_folder_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match="DigitStyles has no data folder: give --data_dir a folder"):
         digit_styles.load_images(None)
