@@ -4,6 +4,8 @@ FLOORS is the one place where the order is written. `python -m tests.test_struct
 """
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +93,33 @@ def test_imports_go_down(path):
 def test_no_room_uses_anothers_private_names(path):
     private = [name for _, _, name in rooms_imported(path) if name.startswith("_")]
     assert not private, f"{path.name} imports {', '.join(private)}"
+
+
+#: Forks for each module, so that torch is imported once for all of them.
+IMPORT_FIRST = """
+import importlib, os, sys, traceback
+import diffusers, timm, torch, torchvision, transformers
+failed = False
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            traceback.print_exc()
+            print("cannot be imported first:", name, file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    failed |= os.waitpid(child, 0)[1] != 0
+sys.exit(failed)
+"""
+
+
+def test_every_module_can_be_the_first_that_a_program_imports():
+    modules = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in python_files()]
+    first = [name.removesuffix(".__init__") for name in modules if not name.endswith("__main__")]
+    ended = subprocess.run([sys.executable, "-c", IMPORT_FIRST, *first], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_diffusion_library_is_imported_in_its_room_only():

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import host
 from . import hparams as table
 from .classifier_hparams import WEIGHT_AVERAGE
 from .loss_valley import LossValley, is_checkpoint, read_validation_splits, validation_loss
@@ -57,7 +56,11 @@ class RunningAverage:
                 self.values[name] = average.lerp_(new, share)
 
 
-class WeightAveraged(host.algorithms.Algorithm):
+#: What every algorithm is. The host's `Algorithm` is not named: looking it up imports the host, and the host imports us.
+MODULE: Any = torch.nn.Module
+
+
+class WeightAveraged(MODULE):
     """Mixed in before an algorithm's class by `averaged`."""
 
     averages: Any  # the algorithm's own class
