@@ -56,7 +56,7 @@ class RunningAverage:
                 self.values[name] = average.lerp_(new, share)
 
 
-#: What every algorithm is. The host's `Algorithm` is not named: looking it up imports the host, and the host imports us.
+#: What every algorithm is. Naming the host's `Algorithm` here would import the host, and the host imports us.
 MODULE: Any = torch.nn.Module
 
 
