@@ -245,15 +245,17 @@ class CandidateSampler:
                 guided, conditions = guided[:0], embeddings
             model_input = scheduler.scale_model_input(latents, t)
             model_input = torch.cat([model_input[guided], model_input])
-            predicted = self.ldm.predict_noise(model_input, t.expand(len(model_input)), conditions, self.guidance_scale)
-            without, noise = predicted.split([len(guided), len(latents)])
+            predicted = self.ldm.predict(model_input, t.expand(len(model_input)), conditions, self.guidance_scale)
+            without, output = predicted.split([len(guided), len(latents)])
             if len(guided):
-                conditional = noise[guided]
-                noise = noise.index_copy(0, guided, without + self.guidance_scale * (conditional - without))
+                conditional = output[guided]
+                output = output.index_copy(0, guided, without + self.guidance_scale * (conditional - without))
                 if self.guidance_agreement is not None:
-                    guided = guided[_cosine(without, conditional) <= self.guidance_agreement]
+                    z_t = model_input[: len(guided)]
+                    both = (self.ldm.as_noise(each, z_t, t.expand(len(z_t))) for each in (without, conditional))
+                    guided = guided[_cosine(*both) <= self.guidance_agreement]
                     conditions = torch.cat([unconditional[guided], embeddings])
-            after = scheduler.step(noise, t, latents, **options)
+            after = scheduler.step(output, t, latents, **options)
             latents, clean = after.prev_sample, getattr(after, "pred_original_sample", after.prev_sample)
         return latents, clean
 

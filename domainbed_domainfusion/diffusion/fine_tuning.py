@@ -37,10 +37,11 @@ def fine_tuned(
     identity: tuple,
     name: str = "",
 ) -> LatentDiffusion:
-    """The same model with a U-Net that was trained on pictures to predict the noise: mean((ε − ε_φ(z_t, t, c))²).
+    """The same model with a U-Net that was trained on pictures, by its own loss: mean((ε − ε_φ(z_t, t, c))²).
 
     z_t = √ᾱ_t z + √(1 − ᾱ_t) ε, z a sample of the VAE's posterior, t uniform. AdamW with the learning rate `rate` and
-    torch's defaults, in float32 at least. VAE and text encoder are not trained.
+    torch's defaults, in float32 at least. VAE and text encoder are not trained. A model that predicts v is trained to
+    predict v (`LatentDiffusion.target`).
 
     embedding: c (1, L, D). picture: index below `pictures` → (3, S, S) in [-1, 1]; drawn uniformly with replacement.
     identity: of all random numbers, so the global generators do not move. name: for the progress bar.
@@ -53,10 +54,10 @@ def fine_tuned(
     for step in trange(steps, desc=f"fine-tuning {name}", leave=False, file=sys.__stderr__, disable=None):
         generator = generator_of(*identity, step)
         images = torch.stack([picture(i) for i in torch.randint(pictures, (batch,), generator=generator).tolist()])
-        noised, t, noise = _noised(ldm, images, generator)
+        noised, t, target = _noised(ldm, images, generator)
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
-        add_gradient = partial(_add_gradient, unet, weights, embedding.to(noised), noised, t, noise)
+        add_gradient = partial(_add_gradient, unet, weights, embedding.to(noised), noised, t, target)
         _, limit = in_micro_batches(add_gradient, batch, limit)
         optimizer.step()
         COUNT.add(batch)
@@ -65,12 +66,12 @@ def fine_tuned(
 
 @torch.enable_grad()
 def _add_gradient(
-    unet: Any, weights: list[Tensor], embedding: Tensor, noised: Tensor, t: Tensor, noise: Tensor, part: slice
+    unet: Any, weights: list[Tensor], embedding: Tensor, noised: Tensor, t: Tensor, target: Tensor, part: slice
 ) -> None:
     """Add to each weight's gradient that of a part of the batch. If the memory does not suffice, nothing is added."""
     conditions = embedding.expand(len(t[part]), -1, -1)
     predicted = unet(noised[part], t[part], encoder_hidden_states=conditions).sample
-    loss = (predicted - noise[part]).square().mean() * len(t[part]) / len(t)
+    loss = (predicted - target[part]).square().mean() * len(t[part]) / len(t)
     for weight, gradient in zip(weights, torch.autograd.grad(loss, weights)):
         assert weight.grad is not None
         weight.grad.add_(gradient)
@@ -78,7 +79,7 @@ def _add_gradient(
 
 @torch.no_grad()
 def _noised(ldm: LatentDiffusion, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(z_t (B, C, h, w), t (B,), ε) of images (B, 3, S, S), in float32 at least; drawn on the CPU."""
+    """(z_t (B, C, h, w), t (B,), the U-Net's target) of images (B, 3, S, S), in float32 at least; drawn on the CPU."""
     precision = torch.promote_types(ldm.dtype, torch.float32)
     parts, _ = in_micro_batches(lambda part: _moments(ldm.posterior(images[part])), len(images))
     mean, std = (torch.cat(part).to(precision) for part in zip(*parts))
@@ -86,7 +87,7 @@ def _noised(ldm: LatentDiffusion, images: Tensor, generator: torch.Generator) ->
     t = torch.randint(ldm.num_train_timesteps, (len(images),), generator=generator).to(mean.device)
     alphas = ldm.alphas_cumprod.to(precision)[t][:, None, None, None]
     latents = (mean + std * sampled) * ldm.scaling_factor
-    return alphas.sqrt() * latents + (1 - alphas).sqrt() * noise, t, noise
+    return alphas.sqrt() * latents + (1 - alphas).sqrt() * noise, t, ldm.target(latents, noise, t)
 
 
 def _moments(posterior: Any) -> tuple[Tensor, Tensor]:

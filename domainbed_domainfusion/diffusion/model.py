@@ -36,11 +36,11 @@ _loaded: dict[tuple, "LatentDiffusion"] = {}  # the models of this process by th
 
 
 class LatentDiffusion:
-    """A Stable Diffusion 1.x model, frozen, in eval mode, shared by everything in the process.
+    """A Stable Diffusion 1.x or 2.x model, frozen, in eval mode, shared by everything in the process.
 
     It is not an `nn.Module`. A module that holds it as an attribute has therefore none of its weights in its state_dict
     and parameters. `copy.deepcopy` returns the same object, and a pickle holds only the arguments of `load`.
-    `posterior`, `encode` and `predict_noise` also take a `forward_mode.Dual` instead of a tensor and then return one.
+    `posterior`, `encode`, `predict` and `predict_noise` return a `forward_mode.Dual` if they get one for a tensor.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class LatentDiffusion:
         self._uses_cuda_graphs = False
         self.alphas_cumprod = self.scheduler("ddim").alphas_cumprod.to(device)  # ᾱ_t, (T,) float32
         self.num_train_timesteps = len(self.alphas_cumprod)
+        self.predicts_v: bool = self._scheduler_config.get("prediction_type") == "v_prediction"
         self.scaling_factor: float = self._vae.config.scaling_factor
         self.scale_factor: int = 2 ** (len(self._vae.config.block_out_channels) - 1)  # pixels per latent
         self.latent_channels: int = self._vae.config.latent_channels
@@ -172,20 +173,43 @@ class LatentDiffusion:
     def predict_noise(
         self, latents: TensorOrDual, timesteps: Tensor, embeddings: Tensor, guidance_scale: float = 1.0
     ) -> TensorOrDual:
-        """ε_φ(z_t, t, c) of latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents.
+        """ε_φ(z_t, t, c) of any model; arguments as for `predict`."""
+        return self.as_noise(self.predict(latents, timesteps, embeddings, guidance_scale), latents, timesteps)
 
+    def as_noise(self, predicted: TensorOrDual, latents: TensorOrDual, timesteps: Tensor) -> TensorOrDual:
+        """ε_φ from what `predict` returned for z_t: itself, or √(1 − ᾱ_t) z_t + √ᾱ_t v, in float32 at least."""
+        if not self.predicts_v:
+            return predicted
+        precision = torch.promote_types(self.dtype, torch.float32)
+        alphas = self.alphas_cumprod.to(precision)[timesteps.to(self.device).long()][:, None, None, None]
+        latents, predicted = latents.to(self.device, precision), predicted.to(precision)
+        return (1 - alphas).sqrt() * latents + alphas.sqrt() * predicted
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What `predict` should return for z_t = √ᾱ_t z + √(1 − ᾱ_t) ε: ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) z."""
+        if not self.predicts_v:
+            return noise
+        alphas = self.alphas_cumprod.to(latents.dtype)[timesteps][:, None, None, None]
+        return alphas.sqrt() * noise - (1 - alphas).sqrt() * latents
+
+    def predict(
+        self, latents: TensorOrDual, timesteps: Tensor, embeddings: Tensor, guidance_scale: float = 1.0
+    ) -> TensorOrDual:
+        """The U-Net's own prediction for z_t, which the schedulers take: ε_φ, or v_φ if the model `predicts_v`.
+
+        latents (B, C, h, w), timesteps (B,), embeddings (B, L, D); differentiable in latents.
         guidance_scale: only for a U-Net that takes it as a condition (`embeds_guidance`); 1 means no guidance.
         """
         differentiated = not isinstance(latents, Tensor) or torch.is_grad_enabled()
         COUNT.add(len(timesteps))
         unet = self._unet if differentiated else self._compiled.get("unet", self._unet)
-        noise = unet(
+        predicted = unet(
             latents.to(self.device, self.dtype),
             timesteps.to(self.device),
             encoder_hidden_states=embeddings.to(self.device, self.dtype),
             timestep_cond=self._guidance_embedding(guidance_scale),
         ).sample
-        return noise if differentiated else self._own_copy(noise)
+        return predicted if differentiated else self._own_copy(predicted)
 
     def compile(self, cuda_graphs: bool = False, backend: str = "inductor") -> None:
         """From now on run the U-Net and the decoder compiled by `torch.compile`, except where a gradient is computed.

@@ -66,7 +66,7 @@ class Projection:
             noise = _noise(generators, z) if t != timesteps[-1] else torch.zeros_like(z)
             with torch.enable_grad():
                 z.requires_grad_()
-                predicted = self.ldm.predict_noise(z, t.expand(len(z)), embeddings).to(precision)
+                predicted = self.ldm.predict(z, t.expand(len(z)), embeddings).to(precision)
                 step = scheduler.step(predicted, t, z, eta=1.0, variance_noise=noise)  # with eta 1 DDIM is DDPM
                 distance = (coarse - self._low_pass(step.pred_original_sample)).flatten(1).norm(dim=1)
                 (gradient,) = torch.autograd.grad(distance.sum(), z)

@@ -17,14 +17,16 @@ DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64"}
 TOKENS = 77
 
 
-def write_random_model(folder: Path) -> Path:
-    """Write a full-size Stable Diffusion 1.x folder and return it. Its weights are sparse files and take no disk space.
+def write_random_model(folder: Path, configs: Path = CONFIGS) -> Path:
+    """Write a full-size Stable Diffusion folder and return it. Its weights are sparse files and take no disk space.
+
+    configs: a folder with the configuration of each part, by default that of Stable Diffusion 1.x.
 
     The weights are zeros; `randomise` fills the networks after they are loaded. The tokenizer is the embedded model's,
     which spells out unknown words.
     """
-    shutil.copytree(CONFIGS, folder, dirs_exist_ok=True)
-    for part, network in _networks().items():
+    shutil.copytree(configs, folder, dirs_exist_ok=True)
+    for part, network in _networks(configs).items():
         _write_sparse(folder / part / WEIGHTS[part], network.state_dict())
     (folder / "tokenizer").mkdir()
     for name, text in tokenizer_files().items():
@@ -47,17 +49,17 @@ def randomise(ldm: LatentDiffusion) -> None:
                 part.copy_(block[: len(part)])
 
 
-def _networks() -> dict[str, torch.nn.Module]:
+def _networks(configs: Path) -> dict[str, torch.nn.Module]:
     """The networks by the names of their folders, on the meta device: no memory for weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with preserved_rng(), torch.device("meta"):
         parts = {
-            part: kind.from_config(kind.load_config(CONFIGS / part))
+            part: kind.from_config(kind.load_config(configs / part))
             for part, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
         }
-        return {**parts, "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(CONFIGS / "text_encoder"))}
+        return {**parts, "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(configs / "text_encoder"))}
 
 
 def _write_sparse(path: Path, weights: dict[str, torch.Tensor]) -> None:

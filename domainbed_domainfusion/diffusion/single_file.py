@@ -31,7 +31,7 @@ def check_checkpoint(path: Path) -> None:
     if other:
         raise InputError(
             f"{path} is not a Stable Diffusion 1.x checkpoint but {other}: use one that is, such as "
-            "CompVis/stable-diffusion-v1-4."
+            "CompVis/stable-diffusion-v1-4, or the folder of a Stable Diffusion 2.x in diffusers' layout."
         )
     for prefix in PREFIXES.values():
         if not any(name.startswith(prefix) for name in tensors):

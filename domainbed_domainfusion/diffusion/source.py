@@ -36,10 +36,10 @@ def resolve_source(
 ) -> Path:
     """The local folder or file of `source`, after its layout has been checked.
 
-    source: "pocket", the embedded model; a local folder in diffusers' Stable Diffusion 1.x layout; a hub id such as
-    "CompVis/stable-diffusion-v1-4"; or one `.safetensors` checkpoint in the original release's layout. A hub id in the
-    hub's cache needs no network. Otherwise its safetensors files are downloaded now. No weight is read, and no pickle
-    is ever opened.
+    source: "pocket", the embedded model; a local folder in diffusers' layout of Stable Diffusion 1.x and 2.x; a hub id
+    such as "CompVis/stable-diffusion-v1-4"; or one `.safetensors` checkpoint of Stable Diffusion 1.x in the layout of
+    the original release. A hub id in the hub's cache needs no network. Otherwise its safetensors files are downloaded
+    now. No weight is read, and no pickle is ever opened.
     decoder, scheduler: if given, checked too, see `resolve_decoder` and `check_scheduler`.
     Raises InputError (one sentence with the remedy) for everything that could not be loaded later.
     """
@@ -55,9 +55,8 @@ def resolve_source(
         path = _from_hub(source, revision).resolve()
     else:
         raise InputError(
-            f"The latent diffusion model {source} does not exist: give an existing Stable Diffusion "
-            "1.x folder in diffusers' layout, a .safetensors checkpoint, or a hub id such as "
-            "CompVis/stable-diffusion-v1-4."
+            f"The latent diffusion model {source} does not exist: give an existing folder of a Stable Diffusion 1.x or "
+            "2.x in diffusers' layout, a .safetensors checkpoint, or a hub id such as CompVis/stable-diffusion-v1-4."
         )
     if decoder is not None:
         resolve_decoder(decoder, path)
@@ -197,7 +196,7 @@ def _shards(part: Path, weights: str) -> list[str]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError unless `folder` is a complete Stable Diffusion 1.x folder with safetensors weights."""
+    """Raise InputError unless `folder` is a complete Stable Diffusion 1.x or 2.x folder with safetensors weights."""
     index = _json(folder, "model_index.json")
     for part, meaning in (("text_encoder_2", "SDXL"), ("transformer", "a transformer, not a U-Net")):
         if index.get(part, [None])[0] is not None:
@@ -212,8 +211,10 @@ def check_folder(folder: Path) -> None:
 
 def _check_configs(folder: Path, unet: dict, vae: dict, text: dict, scheduler: dict) -> None:
     prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction != "epsilon":
-        _refuse(folder, f"it predicts {prediction}, not epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        _refuse(folder, f"it predicts {prediction}, neither epsilon nor v_prediction")
+    if scheduler.get("rescale_betas_zero_snr"):
+        _refuse(folder, "nothing of the image is left at its last timestep (rescale_betas_zero_snr)")
     if unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         _refuse(folder, f"its U-Net is a {unet['_class_name']}")
     if vae.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
@@ -291,12 +292,12 @@ def _json(folder: Path, name: str) -> dict:
 def _incomplete(folder: Path, name: str) -> None:
     raise InputError(
         f"The latent diffusion model in {folder} is incomplete, {name} is missing: fetch it again, or "
-        "give a folder in diffusers' Stable Diffusion 1.x layout."
+        "give a folder in diffusers' layout of Stable Diffusion 1.x and 2.x."
     )
 
 
 def _refuse(folder: Path, reason: str) -> None:
     raise InputError(
-        f"The model in {folder} does not have the Stable Diffusion 1.x layout: {reason}; use one that "
+        f"The model in {folder} does not have the layout of Stable Diffusion 1.x and 2.x: {reason}; use one that "
         "has it, such as CompVis/stable-diffusion-v1-4."
     )

@@ -72,7 +72,7 @@ def _with_default(row: Hparam, defaults: dict[str, Any]) -> Hparam:
 #: The frozen diffusion model, for every algorithm that uses one.
 LDM = (
     Hparam(name="ldm", default="CompVis/stable-diffusion-v1-4", pocket="pocket", range=TEXT,
-           meaning="hub id, folder or .safetensors file of a Stable Diffusion 1.x, or pocket, the embedded one; "
+           meaning="hub id, folder or .safetensors file of a Stable Diffusion 1.x or 2.x, or pocket, the embedded one; "
                    "`{test_envs}` in it stands for the names of the test environments",
            source="S", changes=(CANDIDATES, LD, SCORES, ANSWERS), time=TIME, recorded_as="model"),
     Hparam(name="ldm_revision", default=None, range=OPTIONAL_TEXT,

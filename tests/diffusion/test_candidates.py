@@ -121,10 +121,8 @@ def test_a_latent_consistency_model(tmp_path, images, labels, monkeypatch):
     pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
     ldm = LatentDiffusion.load(str(with_scheduler(folder, "LCMScheduler")), device="cpu")
     sampler = CandidateSampler(ldm, Prompts(ldm, CLASS_NAMES), 4, scheduler="lcm", guidance_scale=8.5)
-    rows, predict_noise = [], ldm.predict_noise
-    monkeypatch.setattr(
-        ldm, "predict_noise", lambda latents, *rest: rows.append(len(latents)) or predict_noise(latents, *rest)
-    )
+    rows, predict = [], ldm.predict
+    monkeypatch.setattr(ldm, "predict", lambda latents, *rest: rows.append(len(latents)) or predict(latents, *rest))
     ours = sampler.sample(images, labels, SEEDS).latents
     theirs, _ = reference(
         pipeline,

@@ -20,7 +20,7 @@ from domainbed_domainfusion.errors import InputError
 from tests.tiny_ldm import make_tiny_stable_diffusion
 
 CURE = "use one that has it, such as CompVis/stable-diffusion-v1-4."
-FETCH = "fetch it again, or give a folder in diffusers' Stable Diffusion 1.x layout."
+FETCH = "fetch it again, or give a folder in diffusers' layout of Stable Diffusion 1.x and 2.x."
 
 
 @pytest.fixture
@@ -72,8 +72,13 @@ def test_a_tokenizer_without_vocabulary(broken):
         ("model_index.json", {"transformer": ["diffusers", "X"]}, "it has a transformer (a transformer, not a U-Net)"),
         (
             "scheduler/scheduler_config.json",
-            {"prediction_type": "v_prediction"},
-            "it predicts v_prediction, not epsilon",
+            {"prediction_type": "sample"},
+            "it predicts sample, neither epsilon nor v_prediction",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"rescale_betas_zero_snr": True},
+            "nothing of the image is left at its last timestep (rescale_betas_zero_snr)",
         ),
         (
             "unet/config.json",
@@ -93,7 +98,7 @@ def test_a_tokenizer_without_vocabulary(broken):
 def test_another_layout_is_refused_with_the_reason(broken, file, changes, reason):
     edit(broken / file, **changes)
     assert sentence_of(broken) == (
-        f"The model in {broken} does not have the Stable Diffusion 1.x layout: {reason}; {CURE}"
+        f"The model in {broken} does not have the layout of Stable Diffusion 1.x and 2.x: {reason}; {CURE}"
     )
 
 
@@ -187,8 +192,8 @@ def test_a_config_that_is_no_json(broken):
 
 def test_a_folder_that_does_not_exist(tmp_path):
     assert sentence_of(tmp_path / "nothing") == (
-        f"The latent diffusion model {tmp_path}/nothing does not exist: give an existing Stable Diffusion 1.x folder "
-        "in diffusers' layout, a .safetensors checkpoint, or a hub id such as CompVis/stable-diffusion-v1-4."
+        f"The latent diffusion model {tmp_path}/nothing does not exist: give an existing folder of a Stable Diffusion "
+        "1.x or 2.x in diffusers' layout, a .safetensors checkpoint, or a hub id such as CompVis/stable-diffusion-v1-4."
     )
 
 

@@ -1,11 +1,14 @@
 """The full-size architecture without weights, which `domainfusion estimate` measures on."""
 
 import json
+import shutil
 
+import pytest
 import torch
 
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.random_model import randomise, write_random_model
+from domainbed_domainfusion.diffusion.single_file import CONFIGS
 from domainbed_domainfusion.diffusion.source import check_folder
 
 
@@ -26,11 +29,38 @@ def test_every_weight_of_a_loaded_stand_in_is_randomised(tiny_ldm):
             weight.copy_(value)
 
 
-def test_the_stand_in_has_stable_diffusions_size_and_takes_no_room(tmp_path):
+#: Where the configuration of Stable Diffusion 2.1 differs from that of 1.x.
+CHANGES_OF_2 = {
+    "unet": {"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": True},
+    "text_encoder": {
+        "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 23,
+        "hidden_act": "gelu",
+    },
+    "scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
+}  # fmt: skip
+
+
+def configs_of_2(folder):
+    """The configurations of Stable Diffusion 2.1."""
+    shutil.copytree(CONFIGS, folder)
+    for part, changes in CHANGES_OF_2.items():
+        (config,) = (folder / part).glob("*config.json")
+        config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "version, weights",
+    [
+        (1, {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
+        (2, {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}),
+    ],
+)
+def test_the_stand_in_has_stable_diffusions_size_and_takes_no_room(tmp_path, version, weights):
     """The numbers of parameters are those of the published files."""
-    folder = write_random_model(tmp_path / "sd")
+    configs = CONFIGS if version == 1 else configs_of_2(tmp_path / "configs")
+    folder = write_random_model(tmp_path / "sd", configs)
     check_folder(folder)
-    weights = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
     for part, expected in weights.items():
         (file,) = (folder / part).glob("*.safetensors")
         with open(file, "rb") as opened:

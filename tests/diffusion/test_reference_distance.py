@@ -135,9 +135,9 @@ def test_more_steps_come_nearer(model, digits):
 
 def test_what_is_not_finite(model, digits, monkeypatch):
     ours = distance_of(model, digits)
-    predict_noise = model.ldm.predict_noise
+    predict = model.ldm.predict
     for bad in (math.nan, math.inf):
-        monkeypatch.setattr(model.ldm, "predict_noise", lambda *given, bad=bad: predict_noise(*given) + bad)
+        monkeypatch.setattr(model.ldm, "predict", lambda *given, bad=bad: predict(*given) + bad)
         assert ours.distances((780, 500, 310, 70)).tolist() == [math.inf] * 3
     with pytest.raises(InputError, match="Candidates of 20 steps are not finite in torch.float32: run the LDM in bfl"):
         distance_of(model, digits)

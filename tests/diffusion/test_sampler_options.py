@@ -46,10 +46,8 @@ def test_the_ends_of_the_guidance_interval(ldm, prompts, images, labels):
 
 
 def test_a_step_without_guidance_runs_half_the_rows(ldm, prompts, images, labels, monkeypatch):
-    rows, predict_noise = [], ldm.predict_noise
-    monkeypatch.setattr(
-        ldm, "predict_noise", lambda latents, *rest: rows.append(len(latents)) or predict_noise(latents, *rest)
-    )
+    rows, predict = [], ldm.predict
+    monkeypatch.setattr(ldm, "predict", lambda latents, *rest: rows.append(len(latents)) or predict(latents, *rest))
     CandidateSampler(ldm, prompts, 5, guidance_interval=0.5).sample(images, labels, SEEDS)
     assert rows == [12, 12, 6, 6]
 
@@ -90,10 +88,8 @@ def test_adaptive_guidance_ends_where_the_predictions_agree(
     }
     assert len(set(ends.values())) > 1  # some candidates agree earlier than others
 
-    rows, predict_noise = [], ldm.predict_noise
-    monkeypatch.setattr(
-        ldm, "predict_noise", lambda latents, *rest: rows.append(len(latents)) or predict_noise(latents, *rest)
-    )
+    rows, predict = [], ldm.predict
+    monkeypatch.setattr(ldm, "predict", lambda latents, *rest: rows.append(len(latents)) or predict(latents, *rest))
     sampler = CandidateSampler(ldm, prompts, 8, scheduler=scheduler, guidance_agreement=threshold)
     ours = sampler.sample(images, labels, SEEDS).latents
     for i, j in places:

@@ -93,7 +93,7 @@ def test_another_model_is_refused_by_name(checkpoint, tiny_configs, tmp_path, ad
     path = changed(checkpoint, tmp_path, **{name: torch.zeros(shape) for name, shape in added.items()})
     assert sentence_of(path) == (
         f"{path} is not a Stable Diffusion 1.x checkpoint but {named}: use one that is, such "
-        "as CompVis/stable-diffusion-v1-4."
+        "as CompVis/stable-diffusion-v1-4, or the folder of a Stable Diffusion 2.x in diffusers' layout."
     )
 
 

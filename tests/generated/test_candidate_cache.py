@@ -35,10 +35,10 @@ LABELS = torch.tensor([2, 0, 3])
 @pytest.fixture
 def rows(monkeypatch) -> list[int]:
     """The number of rows of every U-Net call, in order."""
-    seen, predict = [], LatentDiffusion.predict_noise
+    seen, predict = [], LatentDiffusion.predict
     monkeypatch.setattr(
         LatentDiffusion,
-        "predict_noise",
+        "predict",
         lambda self, latents, *rest: seen.append(len(latents)) or predict(self, latents, *rest),
     )
     return seen

@@ -365,8 +365,8 @@ def test_pictures_that_are_all_gone_are_said(job):
 def test_a_missing_ldm_is_refused_and_can_be_given(job, tiny_ldm):
     change_hparams(job, ldm="/moved/away")
     assert refused(job) == (
-        "The latent diffusion model /moved/away does not exist: give an existing Stable Diffusion "
-        "1.x folder in diffusers' layout, a .safetensors checkpoint, or a hub id such as "
+        "The latent diffusion model /moved/away does not exist: give an existing folder of a Stable Diffusion "
+        "1.x or 2.x in diffusers' layout, a .safetensors checkpoint, or a hub id such as "
         "CompVis/stable-diffusion-v1-4; --ldm names another place of the run's model."
     )
     saved_model(job, ldm=tiny_ldm)

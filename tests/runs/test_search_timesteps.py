@@ -174,7 +174,7 @@ def test_what_is_printed(found, better):
     ],
 )
 def test_bad_input_is_one_sentence_before_any_work(data, tiny_ldm, tmp_path, monkeypatch, arguments, hparams, sentence):
-    monkeypatch.setattr(LatentDiffusion, "predict_noise", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr(LatentDiffusion, "predict", lambda *_: pytest.fail("the model was asked"))
     with pytest.raises(InputError, match=sentence) as raised:
         command(data, tmp_path / "t.json", "--ldm", tiny_ldm, *arguments, **hparams)
     assert not re.search(r"\.\s", str(raised.value).rstrip(".")) and not list(tmp_path.iterdir())
