@@ -41,13 +41,6 @@ def trained_judge(data: HostData, steps: int) -> Judge:
     return Judge.of(algorithm.eval(), PixelRange.of(data.dataset.input_shape, data.dataset))
 
 
-def some_images(data: HostData, count: int) -> tuple[Tensor, Tensor]:
-    """(count, 3, S, S) in [-1, 1] and labels: training images, of each domain in turn."""
-    splits = data.in_splits
-    chosen = [splits[i % len(splits)][i // len(splits)] for i in range(count)]
-    return torch.stack([x for x, _ in chosen]) * 2 - 1, torch.tensor([int(y) for _, y in chosen])
-
-
 def generated(generation: Generation, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int]:
     """The candidates that give content and style, (B,) each, and the evaluations of the U-Net that it took."""
     before = COUNT.number
@@ -68,7 +61,7 @@ def run(data_dir: Path, images: int, training_steps: int) -> Results:
     dataset = host.datasets.get_dataset_class(DATASET)(str(data_dir), [TEST_ENV], {})
     data = HostData(dataset, BATCH, "cpu", epoch=EPOCH, test_env=TEST_ENV)
     judge = trained_judge(data, training_steps)
-    x, y = some_images(data, images)
+    x, y = data.training_images(images)
     results = Results("early_choice", f"{DATASET}, pocket", {"images": images, "candidates": CANDIDATES})
     results.notes.append(
         "Shares of the images. By chance a choice would be the same in a third of them. Evaluations are those of the "

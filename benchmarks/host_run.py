@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import domainbed_domainfusion.register  # noqa: F401 - adds our algorithms to the host
@@ -51,6 +52,12 @@ class HostData:
         self._minibatches: Iterator = zip(
             *(loaders.InfiniteDataLoader(split, None, batch_size, 0) for split in self.in_splits)
         )
+
+    def training_images(self, count: int) -> tuple[Tensor, Tensor]:
+        """(count, 3, S, S) in [-1, 1] and labels (count,), of each domain in turn. The dataset is in [0, 1]."""
+        splits = self.in_splits
+        chosen = [splits[i % len(splits)][i // len(splits)] for i in range(count)]
+        return torch.stack([x for x, _ in chosen]) * 2 - 1, torch.tensor([int(y) for _, y in chosen])
 
     def built(self, algorithm: str, hparams: dict[str, Any]) -> Any:
         """A new algorithm of that name for this dataset, on the device."""

@@ -73,10 +73,13 @@ class LatentDistillation:
         reduction: str = "mean",
         timesteps: tuple[float, float] = (0.0, 1.0),
         next_class: bool = False,
+        antithetic: bool = False,
     ) -> None:
-        """Raises ValueError for an unknown weighting, gradient, gradient_mode or reduction, and for no timestep.
+        """Raises ValueError for an unknown weighting, gradient, gradient_mode or reduction, and for no timestep. Raises
+        InputError for draws that are not pairs with `antithetic`, and for "guidance" with a latent consistency model.
 
-        draws: T. weighting: w(t) = 1, 1 − ᾱ_t, or ᾱ_t / (1 − ᾱ_t) for "snr". gradient: see the class.
+        draws: T. antithetic: they are pairs with the same t, one with ε and one with −ε.
+        weighting: w(t) = 1, 1 − ᾱ_t, or ᾱ_t / (1 − ᾱ_t) for "snr". gradient: see the class.
         guidance_scale: s; at 1 the class's prompt alone is asked, in half the U-Net evaluations. A latent consistency
         model takes it as a condition of its U-Net. reduction: R. timesteps: lowest and highest t as shares of the
         schedule; t is uniform between them.
@@ -98,6 +101,9 @@ class LatentDistillation:
         self.ldm, self.prompts, self.draws, self.gradient_mode = ldm, prompts, draws, gradient_mode
         self.gradient, self.corruption, self.micro_batch = gradient, corruption, micro_batch
         self.guidance_scale, self.reduction, self.next_class = guidance_scale, reduction, next_class
+        self.antithetic = antithetic
+        if antithetic and draws % 2:
+            raise InputError(f"ld_antithetic makes pairs of draws, and ld_draws is {draws}: give an even number.")
         self.first_timestep = math.floor(timesteps[0] * ldm.num_train_timesteps)
         self.end_timestep = math.ceil(timesteps[1] * ldm.num_train_timesteps)  # excluded
         if not 0 <= self.first_timestep < self.end_timestep <= ldm.num_train_timesteps:
@@ -132,6 +138,7 @@ class LatentDistillation:
             reduction=hparams["ld_reduction"],
             timesteps=tuple(hparams["ld_timesteps"]),
             next_class=hparams["ld_prompts"] == "next_class",
+            antithetic=hparams["ld_antithetic"],
         )
 
     def coefficients(
@@ -141,7 +148,7 @@ class LatentDistillation:
 
         images (B, 3, S, S) in [-1, 1]; labels (B,); confidence p (B,) in [0, 1]; seeds: one per image, for its t, ε
         and corruption. stratified: t of draw d of image i lies in stratum d · B + i of B · T equal parts of the range
-        of t, so that a minibatch covers the range evenly; a_i then depends on i and B too.
+        of t, so that a minibatch covers the range evenly; a_i then depends on i and B too. A pair counts as one draw.
         """
         strata = [(i, len(images)) for i in range(len(images))] if stratified else [None] * len(images)
 
@@ -250,15 +257,16 @@ class LatentDistillation:
 
     def _draw(self, latents: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:
         """t (T, B) and ε (T, B, C, h, w) from one seed per image, drawn on the CPU so that devices agree."""
-        drawn = []
+        drawn, signs = [], (1, -1) if self.antithetic else (1,)
         for each in draws:
             generator = torch.Generator().manual_seed(each.seed)
-            for draw in range(self.draws):
-                t = each.timestep(self.first_timestep, self.end_timestep, draw, self.draws, generator)
-                drawn.append((t, torch.randn(latents.shape[1:], generator=generator)))
+            for draw in range(count := self.draws // len(signs)):
+                t = each.timestep(self.first_timestep, self.end_timestep, draw, count, generator)
+                noise = torch.randn(latents.shape[1:], generator=generator)
+                drawn += [(t, sign * noise) for sign in signs]
         shape = (len(draws), self.draws)
-        t, noise = (torch.stack(items).unflatten(0, shape).transpose(0, 1) for items in zip(*drawn))
-        return t.to(latents.device), noise.to(latents)
+        t, noises = (torch.stack(items).unflatten(0, shape).transpose(0, 1) for items in zip(*drawn))
+        return t.to(latents.device), noises.to(latents)
 
     def _residual(self, latents: TensorOrDual, t: Tensor, noise: Tensor, embeddings: Tensor) -> tuple[Any, Any]:
         """(ε̂ − ε, what multiplies ∂z_t/∂p in a_i) of one draw, (B, C, h, w) each: Algorithm 2, lines 5 and 6.

@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from domainbed_domainfusion.diffusion import distillation, forward_mode
 from domainbed_domainfusion.diffusion.corruption import corrupt
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation, surrogate
+from domainbed_domainfusion.diffusion.draws import Draws
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.errors import InputError
@@ -33,6 +34,7 @@ class Reading:
     guidance_scale: float = 1.0
     reduction: str = "mean"
     timesteps: tuple[float, float] = (0.0, 1.0)
+    antithetic: bool = False
 
 
 class Algorithm2:
@@ -54,13 +56,15 @@ class Algorithm2:
         return self.vae.encode(x).latent_dist.mode() * 0.4
 
     def draws(self, seed, reading):
-        generator = torch.Generator().manual_seed(seed)
+        generator, noise = torch.Generator().manual_seed(seed), torch.empty(0)
         low, high = (round(1000 * share) for share in reading.timesteps)
-        for _ in range(reading.draws):
-            yield (
-                torch.randint(low, high, (), generator=generator),
-                torch.randn(4, 8, 8, generator=generator).double()[None],
-            )
+        for i in range(reading.draws):
+            if reading.antithetic and i % 2 == 1:
+                noise = -noise
+            else:
+                t = torch.randint(low, high, (), generator=generator)
+                noise = torch.randn(4, 8, 8, generator=generator).double()[None]
+            yield t, noise
 
     def weight(self, t, weighting):
         alpha = self.alphas_cumprod[t]
@@ -142,6 +146,7 @@ READINGS = [
     Reading(guidance_scale=7.5),
     Reading(guidance_scale=0.0),
     Reading(2, "one_minus_alpha_bar", "contrast", 7.5, "sum", (0.02, 0.98)),
+    Reading(draws=4, antithetic=True),
 ]
 
 
@@ -171,6 +176,23 @@ def test_in_float64_the_two_agree_to_rounding(folder, algorithm2, images, labels
     values, slopes = reference(algorithm2, images, labels, gradient, reading)
     # text embeddings in float32 there and float64 here, ᾱ in float32 here: 1e-6 of relative difference
     assert relative(value, values) < 1e-6 and relative(slope, slopes) < 1e-4
+
+
+def test_pairs_need_an_even_number_of_draws(ldm, prompts):
+    with pytest.raises(InputError) as error:
+        LatentDistillation(ldm, prompts, draws=3, antithetic=True)
+    assert str(error.value) == "ld_antithetic makes pairs of draws, and ld_draws is 3: give an even number."
+
+
+def test_the_strata_of_pairs_are_those_of_half_as_many_draws(ldm, prompts):
+    """Both of a pair have the t that one of the single draws has."""
+    draws = [Draws(seed, (i, 3)) for i, seed in enumerate(SEEDS)]
+    latents = torch.zeros(3, 4, 8, 8)
+    t, noise = LatentDistillation(ldm, prompts, draws=4, antithetic=True)._draw(latents, draws)
+    single, one = LatentDistillation(ldm, prompts, draws=2)._draw(latents, draws)
+    assert torch.equal(t, single.repeat_interleave(2, 0))
+    assert torch.equal(noise[::2], one) and torch.equal(noise[1::2], -one)
+    assert (single.flatten() * 6 // 1000).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_guided_score_distillation_is_the_unconditional_one_and_the_guidance(ldm, prompts, images, labels):

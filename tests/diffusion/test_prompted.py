@@ -23,7 +23,8 @@ HPARAMS = {
     "guidance_agreement": 0.9,
     "denoising_timesteps": None,
     "candidate_source": "image",
-    "ld_draws": 3,
+    "ld_draws": 4,
+    "ld_antithetic": True,
     "ld_guidance_scale": 3.0,
     "ld_reduction": "sum",
     "ld_prompts": "next_class",
@@ -88,7 +89,8 @@ def test_every_hparam_of_the_sampler_reaches_its_argument(ldm, prompts):
 def test_every_hparam_of_latent_distillation_reaches_its_argument(ldm, prompts):
     distillation = LatentDistillation.of(PromptedModel(ldm, prompts), HPARAMS)
     assert distillation.ldm is ldm and distillation.prompts is prompts
-    assert (distillation.draws, distillation.gradient, distillation.corruption) == (3, "full", "pepper")
+    assert (distillation.draws, distillation.gradient, distillation.corruption) == (4, "full", "pepper")
+    assert distillation.antithetic
     assert (distillation.micro_batch, distillation.gradient_mode) == (2, "reverse")
     assert (distillation.guidance_scale, distillation.reduction, distillation.next_class) == (3.0, "sum", True)
     assert (distillation.first_timestep, distillation.end_timestep) == (100, 900)
