@@ -19,7 +19,7 @@ from domainbed_domainfusion.diffusion.prompted import PromptedModel
 from domainbed_domainfusion.errors import InputError, exit_status
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.hosting.ld_presets import LD_PRESETS
-from domainbed_domainfusion.seeding import seed_of
+from domainbed_domainfusion.seeding import generator_of, seed_of
 
 from .host_run import HostData
 from .results import Results, Table, keep_and_print, shown
@@ -65,9 +65,14 @@ class Draws:
         self.p = torch.linspace(*CONFIDENCES, len(x))
 
     def coefficients(self, way: Way, number: int) -> Tensor:
-        """a (B,) of one set of random numbers; the same number is the same set."""
-        seeds = [seed_of("ld variance", number, i) for i in range(len(self.x))]
-        return self._distillation(way).coefficients(self.x, self.y, self.p, seeds, way.stratified)[1]
+        """a (B,) of one set of random numbers; the same number is the same set.
+
+        The images stand in another order in each set, because an image's place in the minibatch decides its stratum.
+        """
+        order = torch.randperm(len(self.x), generator=generator_of("ld variance", number))
+        seeds = [seed_of("ld variance", number, i) for i in order.tolist()]
+        a = self._distillation(way).coefficients(self.x[order], self.y[order], self.p[order], seeds, way.stratified)[1]
+        return torch.empty_like(a).index_copy(0, order, a)
 
     def _distillation(self, way: Way) -> LatentDistillation:
         hparams = {**self.hparams, "ld_draws": way.draws, "ld_antithetic": way.antithetic, "ld_batch": len(self.x)}

@@ -25,15 +25,16 @@ def test_independent_draws_halve_the_variance_and_pairs_of_an_odd_function_have_
     monkeypatch.setattr(digit_styles, "PER_CLASS", 4)
     monkeypatch.setattr(ld_variance, "PRESETS", ("score",))
     monkeypatch.setattr(ld_variance, "WAYS", [Way(1), Way(2), Way(2, antithetic=True)])
-    asked = set()
+    asked, orders = set(), set()
 
     class Odd:
         def __init__(self, draws, antithetic):
             self.draws, self.antithetic = draws, antithetic
 
         def coefficients(self, x, y, p, seeds, stratified):
-            asked.add((tuple(seeds), stratified))
-            assert p[0] == pytest.approx(0.1) and p[-1] == pytest.approx(0.95) and x.min() < 0
+            asked.add(tuple(seeds))
+            orders.add(tuple(p.argsort().tolist()))
+            assert p.min() == pytest.approx(0.1) and p.max() == pytest.approx(0.95) and x.min() < 0
             noise = torch.stack(
                 [torch.randn(2, generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds]
             )
@@ -56,7 +57,22 @@ def test_independent_draws_halve_the_variance_and_pairs_of_an_odd_function_have_
     ]
     assert two[1] == "2 draws" and 0.42 < float(two[2]) < 0.58 and 0.4 < float(two[3]) < 0.6
     assert len(asked) == 400  # every way sees the same sets
+    assert len(orders) > 100
     assert "| score | 2 draws | " in capsys.readouterr().out
+
+
+def test_a_coefficient_belongs_to_its_image_in_any_order(tmp_path):
+    """With the confidence itself in a's place, every set gives the confidences."""
+
+    class Confidence:
+        def coefficients(self, x, y, p, seeds, stratified):
+            assert torch.equal(x[:, 0, 0, 0], p) and torch.equal(y, p)
+            return None, p
+
+    p = torch.linspace(0.1, 0.95, 5)
+    draws = ld_variance.Draws(None, {}, p[:, None, None, None], p)
+    draws._distillation = lambda way: Confidence()
+    assert all(torch.equal(draws.coefficients(Way(1), number), p) for number in range(4))
 
 
 def test_the_real_coefficients_are_latent_distillations(monkeypatch, tmp_path):
