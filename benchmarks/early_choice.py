@@ -41,10 +41,14 @@ def trained_judge(data: HostData, steps: int) -> Judge:
     return Judge.of(algorithm.eval(), PixelRange.of(data.dataset.input_shape, data.dataset))
 
 
+def seeds_of(count: int) -> list[list[int]]:
+    """One for each candidate of so many images."""
+    return [[seed_of("early choice", i, j) for j in range(CANDIDATES)] for i in range(count)]
+
+
 def generated(generation: Generation, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int]:
     """The candidates that give content and style, (B,) each, and the evaluations of the U-Net that it took."""
-    before = COUNT.number
-    seeds = [[seed_of("early choice", i, j) for j in range(CANDIDATES)] for i in range(len(x))]
+    before, seeds = COUNT.number, seeds_of(len(x))
     made: list[Generated] = []
     for start in range(0, len(x), AT_ONCE):
         part = slice(start, start + AT_ONCE)

@@ -67,6 +67,11 @@ def from_rgb(x: torch.Tensor, channels: int) -> torch.Tensor:
     return x.mean(dim=-3, keepdim=True) if channels == 1 else x[..., :channels, :, :]
 
 
+def psnr(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio of pairs of images in [-1, 1], in dB: (…, 3, S, S) twice → (…). The peak is 2."""
+    return 10 * torch.log10(4 / (images - others).square().flatten(-3).mean(-1))
+
+
 def _resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if x.shape[-2:] == size:
         return x

@@ -98,3 +98,13 @@ def test_tensors_without_a_transform_come_back_as_they_were():
     torch.testing.assert_close(
         pixels.training_version(stored, tensors, pixels.PixelRange((3, 16, 16))), raw, atol=1e-6, rtol=0
     )
+
+
+def test_psnr_of_pairs_of_images():
+    """Half of the pixels differ by 1 of a range of 2: 10 log10(4 / 0.5)."""
+    one = torch.zeros(2, 2, 3, 4, 4)
+    other = one.clone()
+    other[1, 0, :, :2] = 1
+    found = pixels.psnr(one, other)
+    assert found.shape == (2, 2) and found[1, 0].item() == pytest.approx(10 * np.log10(8))
+    assert found[0].isinf().all()

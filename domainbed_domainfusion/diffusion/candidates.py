@@ -12,6 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..errors import InputError
+from .feature_reuse import FeatureReuse
 from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
 from .prompted import PromptedModel
@@ -62,9 +63,10 @@ class CandidateSampler:
         guidance_agreement: float | None = None,
         timesteps: list[int] | None = None,
         source: str = "image",
+        reuse_interval: int = 1,
     ) -> None:
         """Raises InputError if no step would be run, or more steps than the scheduler has, or `timesteps` that it
-        cannot run.
+        cannot run, or if features are reused by a compiled model.
 
         steps: of the whole schedule. strength: in (0, 1], the share of these steps that is run.
         guidance_scale: 1 or less means no guidance. A latent consistency model takes the scale as a condition of its
@@ -81,15 +83,18 @@ class CandidateSampler:
         source: "image" begins at the noised image. "prompt" begins at pure noise: the whole schedule runs, and the
         images give only their labels and their size.
         Raises ValueError for another source.
+        reuse_interval: k; every k-th step is a whole pass of the U-Net, see `FeatureReuse`.
         """
         if source not in SOURCES:
             raise ValueError(f"source {source!r} is not one of {', '.join(SOURCES)}")
+        if reuse_interval > 1 and ldm.is_compiled:
+            raise InputError("reuse_interval runs parts of the U-Net, which ldm_compile cannot: turn one of them off.")
         strength = strength if source == "image" else 1.0
         self.ldm, self.prompts = ldm, prompts
         self.steps, self.strength, self.guidance_scale = steps, strength, guidance_scale
         self.scheduler, self.batch_size, self.timestep_spacing = scheduler, batch_size, timestep_spacing
         self.guidance_interval, self.guidance_agreement = guidance_interval, guidance_agreement
-        self.timesteps, self.source = timesteps, source
+        self.timesteps, self.source, self.reuse_interval = timesteps, source, reuse_interval
         if timesteps is not None:
             self.steps = steps = len(timesteps)
         if not 0 < strength <= 1 or int(steps * strength) < 1:
@@ -117,6 +122,7 @@ class CandidateSampler:
             guidance_agreement=hparams["guidance_agreement"],
             timesteps=hparams["denoising_timesteps"],
             source=hparams["candidate_source"],
+            reuse_interval=hparams["reuse_interval"],
         )
 
     @property
@@ -149,6 +155,11 @@ class CandidateSampler:
             raise InputError(
                 f"early_choice is {steps}, but strength runs {self.evaluations} of the denoising_steps: give a number "
                 f"from 1 to {self.evaluations - 1}, or null."
+            )
+        if steps % self.reuse_interval:
+            raise InputError(
+                f"early_choice is {steps}, in the middle of the {self.reuse_interval} steps that share features: give "
+                "a multiple of reuse_interval, or null."
             )
 
     @torch.no_grad()
@@ -238,14 +249,14 @@ class CandidateSampler:
         unconditional = self.prompts.unconditional.expand_as(embeddings)
         guided = torch.arange(len(latents), device=latents.device)  # the candidates that are guided in the next step
         conditions = torch.cat([unconditional, embeddings])
-        clean = latents
+        clean, unet = latents, FeatureReuse(self.ldm, self.reuse_interval)
         for i in steps:
             t = timesteps[i]
             if i >= self.guided:
                 guided, conditions = guided[:0], embeddings
             model_input = scheduler.scale_model_input(latents, t)
             model_input = torch.cat([model_input[guided], model_input])
-            predicted = self.ldm.predict(model_input, t.expand(len(model_input)), conditions, self.guidance_scale)
+            predicted = unet.predict(model_input, t.expand(len(model_input)), conditions, self.guidance_scale)
             without, output = predicted.split([len(guided), len(latents)])
             if len(guided):
                 conditional = output[guided]

@@ -1,6 +1,7 @@
 """How often a job evaluates the U-Net: one latent at one timestep under one condition is one evaluation. Ours.
 
-A gradient is not counted beside its evaluation, and neither are the VAE and the text encoder. The number lies in the
+A gradient is not counted beside its evaluation, and neither are the VAE, the text encoder, and denoising steps that
+reuse the deep features of an earlier one. The number lies in the
 job's folder, so that accuracies can be set beside it. It is of all processes that have trained the job: what is made
 again after an interruption counts again, and images from a candidate cache do not count.
 """

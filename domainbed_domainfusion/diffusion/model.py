@@ -207,7 +207,7 @@ class LatentDiffusion:
             latents.to(self.device, self.dtype),
             timesteps.to(self.device),
             encoder_hidden_states=embeddings.to(self.device, self.dtype),
-            timestep_cond=self._guidance_embedding(guidance_scale),
+            timestep_cond=self.guidance_embedding(guidance_scale),
         ).sample
         return predicted if differentiated else self._own_copy(predicted)
 
@@ -231,6 +231,11 @@ class LatentDiffusion:
                 "decode": torch.compile(self._decoder.decode, backend=backend, mode=mode),
             }
             self._uses_cuda_graphs = cuda_graphs
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile` has been called."""
+        return bool(self._compiled)
 
     def scheduler(self, name: str, timestep_spacing: str = "leading") -> Any:
         """A fresh diffusers scheduler with the model's noise schedule: ddim, pndm, dpmsolver++, lcm, or "folder".
@@ -275,7 +280,7 @@ class LatentDiffusion:
         """A copy if CUDA graphs run: the next replay overwrites `result`, and callers still need it then."""
         return result.clone() if self._uses_cuda_graphs else result
 
-    def _guidance_embedding(self, scale: float) -> Tensor | None:
+    def guidance_embedding(self, scale: float) -> Tensor | None:
         """The embedding (1, D) of a guidance scale, as diffusers' pipeline makes it; None if the U-Net takes none."""
         if not self.embeds_guidance:
             return None

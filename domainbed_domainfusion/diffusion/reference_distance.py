@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..pixels import psnr
 from .candidates import CandidateSampler
 from .prompted import PromptedModel
 
@@ -57,16 +58,12 @@ class ReferenceDistance:
         return difference.square().flatten(1).mean(1).nan_to_num(nan=math.inf, posinf=math.inf).cpu()
 
     def psnr(self, timesteps: Sequence[int]) -> Tensor:
-        """Peak signal-to-noise ratio of each candidate's image to the reference's, in dB: (B,) float64.
-
-        The peak is 2, because pixels lie in [-1, 1].
-        """
+        """Peak signal-to-noise ratio of each candidate's image to the reference's, in dB: (B,) float64."""
         sampler = self._sampler(timesteps)
         if self._decoded is None:
             self._decoded = sampler.decode(self._reference[:, None]).images.double()
         images = sampler.decode(self._latents(sampler)[:, None]).images.double()
-        error = (images - self._decoded).square().flatten(1).mean(1)
-        return (10 * torch.log10(4 / error)).cpu()
+        return psnr(images, self._decoded)[:, 0].cpu()
 
     def with_skipped(self, timesteps: Sequence[int]) -> list[int]:
         """The hparam `denoising_timesteps` of which strength leaves `timesteps` to run.

@@ -227,7 +227,8 @@ class Calibration:
         model = PromptedModel(real.sampler.ldm, real.sampler.prompts)
         for steps in (1, 2):
             every_step = {"denoising_steps": steps, "denoising_timesteps": None, "strength": 1.0, "early_choice": None}
-            hparams = {**configured, **every_step, "guidance_interval": 1.0, "guidance_agreement": None}
+            whole = {"guidance_interval": 1.0, "guidance_agreement": None, "reuse_interval": 1}
+            hparams = {**configured, **every_step, **whole}
             generation = Generation(CandidateSampler.of(model, hparams), real.judge, hparams)
             seconds = self._seconds(partial(generation, x, y, [list(range(few))]))
             points.append((_unet_rows(generation.sampler), max(0.0, seconds - encoding) / few))

@@ -173,6 +173,10 @@ DOMAINFUSION = (
            meaning="Adaptive Guidance: a candidate whose conditional and unconditional noise have a cosine above this, "
                    "0.991 in the paper, is not guided any more; null: off",
            source="ours (Castillo et al. 2023)", changes=(CANDIDATES,), time=TIME),
+    Hparam(name="reuse_interval", default=1, range=integer(1),
+           meaning="DeepCache: the deep layers of the U-Net run in every k-th denoising step, the other steps reuse "
+                   "their features; 1: off",
+           source="ours (Ma et al. 2024)", changes=(CANDIDATES,), time=TIME),
     Hparam(name="denoising_timesteps", default=None, range=FALLING,
            meaning="timesteps of the model's training schedule, in place of denoising_steps and timestep_spacing; for "
                    "dpmsolver++ and lcm; `domainfusion search-timesteps` searches some",
@@ -295,8 +299,8 @@ SYNTHETIC = {"candidate_source": "prompt", "sampling_strategy": False, "lambda2"
 
 #: What `CDGA` has of DomainFusion's rows, with these defaults in their place.
 CDGA_ROWS = ("ldm_decoder", "ldm_compile", "generation_budget", "denoising_steps", "strength", "guidance_scale",
-             "guidance_interval", "guidance_agreement", "denoising_timesteps", "scheduler", "timestep_spacing",
-             "generation_batch", "gallery", "save_generated", "candidate_cache")  # fmt: skip
+             "guidance_interval", "guidance_agreement", "reuse_interval", "denoising_timesteps", "scheduler",
+             "timestep_spacing", "generation_batch", "gallery", "save_generated", "candidate_cache")  # fmt: skip
 CDGA_DEFAULTS = {"prompt_template": "a {}", "denoising_steps": 50, "strength": 0.75}
 CDGA = (
     tuple(

@@ -85,6 +85,7 @@ CANDIDATES = [
     {"guidance_scale": 3.0},
     {"guidance_interval": 0.5},
     {"guidance_agreement": -1.0},
+    {"reuse_interval": 2},
     {"scheduler": "dpmsolver++", "denoising_timesteps": [700, 300, 20]},
     {"scheduler": "dpmsolver++"},
     {"timestep_spacing": "leading"},

@@ -21,6 +21,7 @@ HPARAMS = {
     "timestep_spacing": "trailing",
     "guidance_interval": 0.25,
     "guidance_agreement": 0.9,
+    "reuse_interval": 2,
     "denoising_timesteps": None,
     "candidate_source": "image",
     "ld_draws": 4,
@@ -79,6 +80,7 @@ def test_every_hparam_of_the_sampler_reaches_its_argument(ldm, prompts):
     assert sampler.ldm is ldm and sampler.prompts is prompts
     assert (sampler.steps, sampler.strength, sampler.guidance_scale) == (6, 0.5, 3.0)
     assert (sampler.scheduler, sampler.timestep_spacing, sampler.guidance_interval) == ("pndm", "trailing", 0.25)
+    assert sampler.reuse_interval == 2
     assert (sampler.source, sampler.batch_size, sampler.guidance_agreement) == ("image", None, 0.9)
     from_prompt = CandidateSampler.of(PromptedModel(ldm, prompts), {**HPARAMS, "candidate_source": "prompt"})
     assert (from_prompt.source, from_prompt.strength) == ("prompt", 1.0)
