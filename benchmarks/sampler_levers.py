@@ -51,8 +51,8 @@ def run(data_dir: Path, images: int, training_steps: int) -> Results:
     x, y = data.training_images(images)
     results = Results("sampler_levers", f"{DATASET}, pocket", {"images": images, "candidates": CANDIDATES})
     results.notes.append(
-        "Evaluations are those of the whole U-Net, and seconds those of a batch of candidates without choosing, each "
-        "as a share of those without a lever. PSNR: the median over the candidates, to the candidate without a lever, in "
+        "Evaluations are those of the whole U-Net. Seconds are those of a batch of candidates, without choosing. Both "
+        "are shares of those without a lever. PSNR: the median over the candidates, to the one without a lever, in "
         "dB. By chance a choice would be the same in a third of the images."
     )
     for schedule in SCHEDULES:
