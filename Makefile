@@ -59,13 +59,14 @@ checkout-named:
 docs: $(STAMP)
 	.venv/bin/python -m tests.docs.hparams_page
 
-# R1 to R5 and R7 beside their references: see benchmarks/README.md. Results go to benchmarks/results/.
+# R1 to R5, R7 and R8 beside their references: see benchmarks/README.md. Results go to benchmarks/results/.
 benchmark: BENCHMARK := .venv/bin/python -m benchmarks --device cpu
 benchmark: $(STAMP)
 	$(BENCHMARK) --suite ld --model sd1 --output benchmarks/results/cpu-ld-sd1.json
 	$(BENCHMARK) --suite ld --model pocket --output benchmarks/results/cpu-ld-pocket.json
 	$(BENCHMARK) --suite candidates --model pocket --output benchmarks/results/cpu-candidates-pocket.json
 	$(BENCHMARK) --suite step --model pocket --output benchmarks/results/cpu-step-pocket.json
+	$(BENCHMARK) --suite levers --model pocket --output benchmarks/results/cpu-levers-pocket.json
 	$(BENCHMARK) --suite sweep --model pocket --output benchmarks/results/cpu-sweep-pocket.json
 
 # The same with R6 on one GPU, in half precision at full size; the naive step is slow and large, hence its few rounds.
@@ -77,6 +78,7 @@ benchmark-gpu: $(STAMP)
 	$(BENCHMARK) --suite candidates --compile --output benchmarks/results/cuda-candidates-sd1-compiled.json
 	$(BENCHMARK) --suite candidates --compile cuda_graphs --output benchmarks/results/cuda-candidates-sd1-graphs.json
 	$(BENCHMARK) --suite step --repeats 3 --output benchmarks/results/cuda-step-sd1.json
+	$(BENCHMARK) --suite levers --repeats 3 --output benchmarks/results/cuda-levers-sd1.json
 	$(BENCHMARK) --suite sweep --output benchmarks/results/cuda-sweep-sd1.json
 
 .venv/installed-domainbed: $(STAMP)

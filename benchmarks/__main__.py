@@ -1,4 +1,4 @@
-"""`python -m benchmarks --suite ld|candidates|step|sweep --device cpu|cuda --model tiny|pocket|sd1`: R1 to R7.
+"""`python -m benchmarks --suite ld|candidates|step|levers|sweep --device cpu|cuda --model tiny|pocket|sd1`: R1 to R8.
 
 Prints tables, then each ratio once on a line of its own; `--output FILE.json` keeps both (the table as FILE.md).
 """
@@ -16,7 +16,7 @@ from domainbed_domainfusion.errors import InputError, exit_status
 from . import models
 from .machine import describe
 
-REPEATS = {"ld": 5, "candidates": 3, "step": 3, "sweep": 2}
+REPEATS = {"ld": 5, "candidates": 3, "step": 3, "levers": 3, "sweep": 2}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,6 +27,17 @@ RATIOS = {
     ],
     "candidates": ["R3", "R3_same_batch", "R4", "R4_guidance_interval"],
     "step": ["R5", "step_vs_ERM"],
+    "levers": [
+        "R8_reuse_interval",
+        "R8_guidance_interval",
+        "R8_guidance_agreement",
+        "R8_early_choice",
+        "R8_ld_interval",
+        "R8_ld_gradient",
+        "R8_ld_antithetic",
+        "R8_bfloat16",
+        "R8_together",
+    ],
     "sweep": ["R7", "R7_small_sweep_counted", "R7_small_sweep"],
 }
 
