@@ -138,6 +138,7 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--only", metavar="NAME,NAME", default="", help="these test environments alone, for example H,A"
     )
+    compare.add_argument("--trials", type=int, nargs="+", default=[], help="these trials alone, for example 0")
     compare.add_argument(
         "--evaluations", action="store_true", help="one more column: how often a job evaluated the diffusion model"
     )
@@ -288,10 +289,14 @@ def _compare(arguments: argparse.Namespace) -> None:
     _know_described_datasets(arguments.sweeps)
     if arguments.left_out and arguments.only:
         raise InputError("`domainfusion compare` takes --left_out or --only, not both: leave one of them out.")
-    if arguments.left_out and (arguments.evaluations or arguments.plot):
-        raise InputError("`domainfusion compare --left_out` knows no --evaluations and no --plot: leave them out.")
+    if arguments.left_out and (arguments.evaluations or arguments.plot or arguments.trials):
+        raise InputError(
+            "`domainfusion compare --left_out` takes no --evaluations, --plot or --trials: leave them out."
+        )
     only = [name for name in arguments.only.split(",") if name]
-    comparison = compare_left_out(arguments.sweeps) if arguments.left_out else compare(arguments.sweeps, only)
+    comparison = (
+        compare_left_out(arguments.sweeps) if arguments.left_out else compare(arguments.sweeps, only, arguments.trials)
+    )
     print(markdown(comparison, arguments.evaluations))
     if arguments.plot:
         write_atomically(arguments.plot, plot(comparison))

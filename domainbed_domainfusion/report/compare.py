@@ -49,14 +49,15 @@ class Comparison:
     arms: tuple[Arm, ...]
 
 
-def compare(paths: Sequence[Path], only: Sequence[str] = ()) -> Comparison:
+def compare(paths: Sequence[Path], only: Sequence[str] = (), trials: Sequence[int] = ()) -> Comparison:
     """Test accuracies by training-domain validation, the numbers of the host's own table of each sweep.
 
-    only: the environments that are compared; empty for all. The averages are over these. Raises InputError for an
-    environment that the dataset does not have.
+    only: the environments that are compared; empty for all. The averages are over these. trials: those that are
+    compared, by the host's --trial_seed; empty for all. Raises InputError for an environment that the dataset does not
+    have, and for a sweep without results in these trials.
     """
     found, arms = _Dataset(), []
-    for path, sweep, records in _records(paths):
+    for path, sweep, records in _records(paths, trials):
         for table in results.tables(records):
             if table.method != results.selection_methods()[0].name:
                 continue
@@ -66,7 +67,8 @@ def compare(paths: Sequence[Path], only: Sequence[str] = ()) -> Comparison:
                 row = results.Row(whole.algorithm, tuple(whole.cells[column] for column in columns))
                 cells = tuple(None if cell is None else (cell.mean, cell.error) for cell in row.cells)
                 error = row.average_error if row.trial_means else float("nan")
-                work = mean_evaluations([job for job in sweep.jobs if job.args.get("algorithm") == row.algorithm])
+                jobs = [job for job in sweep.jobs if not trials or job.args.get("trial_seed") in trials]
+                work = mean_evaluations([job for job in jobs if job.args.get("algorithm") == row.algorithm])
                 name = _name(path, row.algorithm, len(table.rows))
                 arms.append(Arm(name, cells, error, len(row.trial_means), work))
     environments = tuple(found.environments[column] for column in _columns(only, found.environments, found.name))
@@ -182,13 +184,17 @@ class _Dataset:
         self.name, self.environments = name, environments
 
 
-def _records(paths: Sequence[Path]) -> list[tuple[Path, SweepFolder, Any]]:
+def _records(paths: Sequence[Path], trials: Sequence[int] = ()) -> list[tuple[Path, SweepFolder, Any]]:
     found = []
     for path in paths:
         sweep = read_sweep(path)
         records = sweep.records()
         if not len(records):
             raise InputError(f"No result in {path}: its jobs have written none yet.")
+        if trials:
+            records = records.filter(lambda record: record["args"]["trial_seed"] in trials)
+        if not len(records):
+            raise InputError(f"No result of the trials {', '.join(map(str, trials))} in {path}: give others.")
         found.append((path, sweep, records))
     return found
 

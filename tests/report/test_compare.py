@@ -57,6 +57,22 @@ def test_some_environments_alone_are_averaged_alone(tmp_path):
         cli.run(["compare", "--left_out", "--only", "A", str(tmp_path / "part")])
 
 
+def test_some_trials_alone_are_those_of_a_sweep_that_has_no_others(tmp_path, capsys):
+    """Also the evaluations of the diffusion model are of these trials' jobs."""
+    for folder, trials in (("three", (0, 1, 2)), ("two", (0, 2))):
+        for trial in trials:
+            for env in range(4):
+                job = write_job(tmp_path / folder / "arm", "PACS", "ERM", [env], trial)
+                (job / "ldm_evaluations.json").write_text(json.dumps({"unet_evaluations": 10 * trial + env}))
+    (two,) = compare([tmp_path / "two" / "arm"]).arms
+    assert compare([tmp_path / "three" / "arm"], trials=[0, 2]).arms == (two,)
+    assert two.trials == 2 and two.evaluations == 11.5
+    assert cli.main(["compare", str(tmp_path / "three" / "arm"), "--trials", "1"]) == 0
+    assert "one trial" in capsys.readouterr().out
+    with pytest.raises(InputError, match="No result of the trials 3 in .*arm: give others."):
+        compare([tmp_path / "three" / "arm"], trials=[3])
+
+
 def test_one_trial_has_no_standard_error(tmp_path):
     write_sweep(tmp_path / "a", algorithms=("ERM",))
     text = markdown(compare([tmp_path / "a"]))

@@ -100,7 +100,7 @@ def test_the_verb_prints_the_column_and_writes_the_plot(sweeps, tmp_path, capsys
     assert cli.main(["compare", *map(str, sweeps), "--evaluations", "--plot", str(plotted)]) == 0
     assert "| 1,004 |" in capsys.readouterr().out
     assert [name for name, _, _ in drawn(plotted.read_text())[1]] == ["full", "rivals: ERM", "rivals: SAM"]
-    with pytest.raises(InputError, match="knows no --evaluations and no --plot"):
+    with pytest.raises(InputError, match="takes no --evaluations, --plot or --trials"):
         cli.run(["compare", "--left_out", "--evaluations", str(sweeps[0])])
 
 
