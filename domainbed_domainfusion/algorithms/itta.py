@@ -5,18 +5,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..hosting import context, host
 from ..hosting import hparams as table
 from ..hosting.backbone_stages import stages_of
 from ..seeding import seed_of
+from .after_stage import AfterStage, ElementWise
 from .ascent import gradients_of, step_along, unmoved_statistics
 
 # As in the authors' code.
 BETA = 0.1  # MixStyle's shares are Beta(0.1, 0.1)
-EPSILON = 1e-6  # in MixStyle's standard deviations
-DEPTH_OF_LOSS, DEPTH_OF_BLOCK = 10, 5
+DEPTH_OF_LOSS = 10
 SLOWER = 0.1  # times the learning rate, for f_w and for the blocks
 ALIGNMENT = 0.1  # weight of the distance between gradients
 
@@ -127,52 +127,6 @@ class ITTA(host.algorithms.ERM):
         """As for every module. The blocks begin anew."""
         self._reset()
         return super().train(mode)
-
-
-class AfterStage:
-    """What happens to the feature map after a stage. Its blocks are no part of the network, and are never saved."""
-
-    def __init__(self) -> None:
-        self.mixing: tuple[Tensor, Tensor] | None = None  # of `mixstyle`, while z′ is computed
-        self.mapped = False
-        self.block: ElementWise | None = None  # made for the first map, (C, H, W)
-
-    def after(self, module: nn.Module, inputs: Any, x: Tensor) -> Tensor:
-        """The forward hook of a stage: x (B, C, H, W) → the same shape.
-
-        Negative values pass by the block, so that a new block changes nothing. After a ReLU only z′ has any.
-        """
-        if self.mixing is not None:
-            x = mixstyle(x, *self.mixing)
-        if not self.mapped:
-            return x
-        if self.block is None:
-            self.block = ElementWise(DEPTH_OF_BLOCK, x.shape[1:]).to(x)
-        return self.block(x.clamp_min(0)) + x.clamp_max(0)
-
-
-class ElementWise(nn.Module):
-    """w_n·relu(… relu(w_1·x + b_1) …) + b_n, element by element: (B, *shape) → the same. At first w is 1 and b is 0."""
-
-    def __init__(self, depth: int, shape: tuple[int, ...]):
-        super().__init__()
-        self.weights = nn.ParameterList([nn.Parameter(torch.ones(shape)) for _ in range(depth)])
-        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(shape)) for _ in range(depth)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        *first, (weight, bias) = zip(self.weights, self.biases)
-        for w, b in first:
-            x = F.relu(w * x + b)
-        return weight * x + bias
-
-
-def mixstyle(x: Tensor, share: Tensor, partner: Tensor) -> Tensor:
-    """Each map with mean and standard deviation mixed: `share` (B, 1, 1, 1) its own, the rest those of image `partner`
-    (B,) of the batch. x: (B, C, H, W). No gradient passes through the statistics.
-    """
-    mean, deviation = x.mean((2, 3), keepdim=True).detach(), (x.var((2, 3), keepdim=True) + EPSILON).sqrt().detach()
-    mixed_mean, mixed = (share * own + (1 - share) * own[partner] for own in (mean, deviation))
-    return (x - mean) / deviation * mixed + mixed_mean
 
 
 def standardised(gradients: list[Tensor]) -> Tensor:

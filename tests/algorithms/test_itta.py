@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from domainbed_domainfusion.algorithms.itta import AfterStage, ElementWise
+from domainbed_domainfusion.algorithms.after_stage import AfterStage, ElementWise
 from domainbed_domainfusion.algorithms.itta import standardised as ours_standardised
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import host
