@@ -41,6 +41,16 @@ def trained_judge(data: HostData, steps: int) -> Judge:
     return Judge.of(algorithm.eval(), PixelRange.of(data.dataset.input_shape, data.dataset))
 
 
+def judged_images(data_dir: Path, images: int, training_steps: int) -> tuple[list[str], Judge, Tensor, Tensor]:
+    """Class names, θ, and training images with labels, as `training_images` gives them. Raises InputError as `run`."""
+    if images < 1 or training_steps < 1:
+        raise InputError("--images and --training_steps must be at least 1.")
+    torch.manual_seed(0)
+    dataset = host.datasets.get_dataset_class(DATASET)(str(data_dir), [TEST_ENV], {})
+    data = HostData(dataset, BATCH, "cpu", epoch=EPOCH, test_env=TEST_ENV)
+    return list(dataset.CLASS_NAMES), trained_judge(data, training_steps), *data.training_images(images)
+
+
 def seeds_of(count: int) -> list[list[int]]:
     """One for each candidate of so many images."""
     return [[seed_of("early choice", i, j) for j in range(CANDIDATES)] for i in range(count)]
@@ -59,13 +69,7 @@ def generated(generation: Generation, x: Tensor, y: Tensor) -> tuple[Tensor, Ten
 
 def run(data_dir: Path, images: int, training_steps: int) -> Results:
     """Compare the choices on so many training images. Raises InputError without images or without training."""
-    if images < 1 or training_steps < 1:
-        raise InputError("--images and --training_steps must be at least 1.")
-    torch.manual_seed(0)
-    dataset = host.datasets.get_dataset_class(DATASET)(str(data_dir), [TEST_ENV], {})
-    data = HostData(dataset, BATCH, "cpu", epoch=EPOCH, test_env=TEST_ENV)
-    judge = trained_judge(data, training_steps)
-    x, y = data.training_images(images)
+    names, judge, x, y = judged_images(data_dir, images, training_steps)
     results = Results("early_choice", f"{DATASET}, pocket", {"images": images, "candidates": CANDIDATES})
     results.notes.append(
         "Shares of the images. By chance a choice would be the same in a third of them. Evaluations are those of the "
@@ -74,7 +78,7 @@ def run(data_dir: Path, images: int, training_steps: int) -> Results:
     for schedule in SCHEDULES:
         hparams = {**host.hparams_registry.default_hparams("DomainFusion", DATASET), **schedule}
         hparams |= {"candidates": CANDIDATES, "sampling_strategy": True, "early_choice": None}
-        model = PromptedModel.load(hparams, list(dataset.CLASS_NAMES), torch.device("cpu"))
+        model = PromptedModel.load(hparams, names, torch.device("cpu"))
         sampler = CandidateSampler.of(model, hparams)
         content, style, whole = generated(Generation(sampler, judge, hparams), x, y)
         table = Table(COLUMNS)

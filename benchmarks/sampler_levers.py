@@ -17,13 +17,12 @@ from torch import Tensor
 
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.diffusion.prompted import PromptedModel
-from domainbed_domainfusion.errors import InputError, exit_status
+from domainbed_domainfusion.errors import exit_status
 from domainbed_domainfusion.generated.generation import Generation
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.pixels import psnr
 
-from .early_choice import BATCH, CANDIDATES, DATASET, EPOCH, SCHEDULES, TEST_ENV, generated, seeds_of, trained_judge
-from .host_run import HostData
+from .early_choice import CANDIDATES, DATASET, SCHEDULES, generated, judged_images, seeds_of
 from .results import Results, Table, keep_and_print, shown
 from .timing import interleaved, paired_ratio
 
@@ -42,13 +41,7 @@ COLUMNS = ["steps", "lever", "evaluations", "seconds", "PSNR", "same content", "
 
 def run(data_dir: Path, images: int, training_steps: int) -> Results:
     """Compare the levers on so many training images. Raises InputError without images or without training."""
-    if images < 1 or training_steps < 1:
-        raise InputError("--images and --training_steps must be at least 1.")
-    torch.manual_seed(0)
-    dataset = host.datasets.get_dataset_class(DATASET)(str(data_dir), [TEST_ENV], {})
-    data = HostData(dataset, BATCH, "cpu", epoch=EPOCH, test_env=TEST_ENV)
-    judge = trained_judge(data, training_steps)
-    x, y = data.training_images(images)
+    names, judge, x, y = judged_images(data_dir, images, training_steps)
     results = Results("sampler_levers", f"{DATASET}, pocket", {"images": images, "candidates": CANDIDATES})
     results.notes.append(
         "Evaluations are those of the whole U-Net. Seconds are those of a batch of candidates, without choosing. Both "
@@ -58,7 +51,7 @@ def run(data_dir: Path, images: int, training_steps: int) -> Results:
     for schedule in SCHEDULES:
         hparams = {**host.hparams_registry.default_hparams("DomainFusion", DATASET), **schedule}
         hparams |= {"candidates": CANDIDATES, "sampling_strategy": True}
-        model = PromptedModel.load(hparams, list(dataset.CLASS_NAMES), torch.device("cpu"))
+        model = PromptedModel.load(hparams, names, torch.device("cpu"))
         samplers = {name: CandidateSampler.of(model, {**hparams, **lever}) for name, lever in LEVERS.items()}
         timed = x[:TIMED], y[:TIMED], seeds_of(min(TIMED, images))
         batches = {name: partial(sampler.sample, *timed) for name, sampler in samplers.items()}

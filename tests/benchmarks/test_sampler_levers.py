@@ -12,8 +12,7 @@ from domainbed_domainfusion.pocket import digit_styles
 
 def test_each_lever_stands_beside_the_candidates_without_one(monkeypatch, tmp_path):
     monkeypatch.setattr(digit_styles, "PER_CLASS", 4)
-    for module in (early_choice, sampler_levers):
-        monkeypatch.setattr(module, "EPOCH", 2)
+    monkeypatch.setattr(early_choice, "EPOCH", 2)
     monkeypatch.setattr(sampler_levers, "ROUNDS", 1)
     monkeypatch.setattr(sampler_levers, "SCHEDULES", ({"denoising_steps": 4, "strength": 1.0},))
     chosen = ("none", "reuse_interval 2", "guidance_interval 0.5")
