@@ -239,7 +239,7 @@ class SamePlace:
 
 @pytest.mark.parametrize("scheduler", ["pndm", "dpmsolver++"])  # both remember earlier predictions
 def test_results_survive_the_next_replay_of_a_cuda_graph(ldm, prompts, images, labels, monkeypatch, scheduler):
-    monkeypatch.setattr(model, "DECODER_SLICE", 2 * 32 * 32)
+    monkeypatch.setitem(model.DECODER_SLICE, "cpu", 2 * 32 * 32)
     sampler = CandidateSampler(ldm, prompts, 6, scheduler=scheduler)
     eager = sampler.sample(images, labels, SEEDS)
     monkeypatch.setattr(ldm, "_compiled", {"unet": SamePlace(ldm._unet), "decode": SamePlace(ldm._decoder.decode)})
