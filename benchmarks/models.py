@@ -21,7 +21,7 @@ from torch import Tensor
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
 from domainbed_domainfusion.hosting import hparams as table
-from domainbed_domainfusion.pocket import CLASS_NAMES
+from domainbed_domainfusion.pocket import CLASS_NAMES, LDM_FOLDER
 from domainbed_domainfusion.seeding import generator_of
 
 MODELS = ("tiny", "pocket", "sd1")
@@ -60,7 +60,7 @@ class Model:
 def opened(name: str) -> Iterator[Model]:
     """The model with this name. A random model's folder exists only inside the block."""
     if name == "pocket":
-        yield Model(name, "pocket", 32, "DigitStyles")
+        yield Model(name, str(LDM_FOLDER), 32, "DigitStyles")
         return
     from tests.tiny_ldm import make_tiny_stable_diffusion
 

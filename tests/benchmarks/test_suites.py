@@ -10,6 +10,7 @@ from benchmarks import candidates, sweep
 from benchmarks.__main__ import main
 from benchmarks.ld import _exactness
 from benchmarks.models import opened
+from benchmarks.references import Pipeline
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.errors import InputError
 
@@ -65,6 +66,15 @@ def test_a_suite_prints_each_ratio_once(suite, tmp_path, capsys, request):
     assert {"cpu", "torch", "diffusers", "command", "date"} <= set(content["machine"])
     assert content["machine"]["command"] == f"python -m benchmarks --suite {suite} --model tiny --repeats 1"
     assert content["settings"]["repeats"] == 1
+
+
+@pytest.mark.parametrize("name", ["tiny", "pocket"])
+def test_the_pipeline_beside_ours_is_of_the_same_model(name):
+    """diffusers does not know the names that an ldm may have here."""
+    with opened(name) as model:
+        ours, _ = model.load("cpu", "float32")
+        theirs = Pipeline(model, "cpu", "float32")._pipeline.unet
+        assert all(torch.equal(a, b) for a, b in zip(ours._unet.parameters(), theirs.parameters()))
 
 
 def test_compiled_is_the_model_that_ours_uses(monkeypatch):

@@ -213,8 +213,21 @@ def test_the_ratios_are_those_of_the_results():
     assert f"in two processes of one thread is {speed_up:.2f} times as fast as in one" in text
     assert devices["notes"] == ["The images of both are equal, bit for bit."]
     step = (ROOT / "benchmarks" / "results" / "cpu-step-pocket.md").read_text()
-    assert "Of the step's seconds 69 % are generation and 20 % LD." in text
-    assert "69 % are generation, 20 % Latent Distillation" in step
+    assert "Of the step's seconds 50 % are generation," in text
+    assert "50 % are generation, 0 % Latent Distillation" in step
+
+
+def test_the_levers_are_those_of_the_results():
+    text = (DOCS / "speed-and-exactness.md").read_text()
+    (table,) = json.loads((ROOT / "benchmarks" / "results" / "cpu-levers-pocket.json").read_text())["tables"]
+    none, *levers = ([row[name].split()[0] for name in ("÷ without", "÷ ERM")] for row in table)
+    assert f"Without any, the step takes {none[1]} of ERM's." in text
+    stated = [row[1:3] for row in table_rows(text, r"\| .* \| \d\.\d\d \| \d+\.\d\d \| \D")]
+    assert stated == levers
+    nine = json.loads((ROOT / "benchmarks" / "results" / "cpu-sampler-levers.json").read_text())["tables"][1]
+    columns = ("evaluations", "seconds", "PSNR", "same content", "same style")
+    measured = [[row[name].split(" (")[0] for name in columns] for row in nine[1:5]]
+    assert [row[1:] for row in table_rows(text, r"\| .* % \| 0\.\d\d \| ")] == measured
 
 
 def test_the_price_of_resuming_is_that_of_the_results():
