@@ -230,6 +230,15 @@ def test_the_levers_are_those_of_the_results():
     assert [row[1:] for row in table_rows(text, r"\| .* % \| 0\.\d\d \| ")] == measured
 
 
+def test_what_draws_of_latent_distillation_leave_to_chance_is_that_of_the_results():
+    text = (DOCS / "speed-and-exactness.md").read_text()
+    tables = json.loads((ROOT / "benchmarks" / "results" / "cpu-ld-variance.json").read_text())["tables"]
+    prices = [{row["draws of an image"]: row["price"].split()[0] for row in table} for table in tables]
+    rows = table_rows(text, r"\| \d draws?.* \| \d\.\d\d \| \d\.\d\d \|")
+    assert [row[0] for row in rows] == list(prices[0])[1:]
+    assert all(row[1:] == [reading[row[0]] for reading in prices] for row in rows)
+
+
 def test_the_price_of_resuming_is_that_of_the_results():
     content = json.loads((ROOT / "benchmarks" / "results" / "cpu-resume.json").read_text())
     text = (DOCS / "resume.md").read_text()
