@@ -115,9 +115,11 @@ sys.exit(failed)
 """
 
 
-def test_every_module_can_be_the_first_that_a_program_imports():
-    modules = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in python_files()]
-    first = [name.removesuffix(".__init__") for name in modules if not name.endswith("__main__")]
+def test_every_module_that_the_host_imports_can_be_the_first_that_a_program_imports():
+    """The host imports these rooms while it is imported itself."""
+    files = [path for path in python_files() if room_of(path) in ("algorithms", "generated", "hosting", "resuming")]
+    modules = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in files]
+    first = [name.removesuffix(".__init__") for name in modules]
     ended = subprocess.run([sys.executable, "-c", IMPORT_FIRST, *first], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 

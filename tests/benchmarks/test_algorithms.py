@@ -79,7 +79,7 @@ def test_the_settings_are_the_sweeps():
     swept = swept_hparams()
     generating = hparams_of("DomainFusion", swept)
     assert (generating["generation_interval"], generating["generation_budget"]) == (1, 40)
-    assert hparams_of("CDGA", swept)["generation_budget"] == 53 and hparams_of("CDGA", swept)["strength"] == 1.0
+    assert hparams_of("CDGA", swept)["generation_budget"] == 53 and hparams_of("CDGA", swept)["strength"] == 0.75
     assert hparams_of("ITTA", swept)["itta_stages"] == "123"
     assert "weight_average" not in swept["SAM"] and hparams_of("SAM", swept)["pretrained"] is False
     assert hparams_of("DiffusionTTA", swept)["test_time_when"] == "every"

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import candidates, sweep
+from benchmarks import candidates, levers, sweep
 from benchmarks.__main__ import main
 from benchmarks.ld import _exactness
 from benchmarks.models import opened
@@ -45,8 +45,10 @@ RATIOS = {
 
 @pytest.fixture(autouse=True)
 def fewer_runs(monkeypatch):
-    """Of the small sweep: one test environment, one trial."""
+    """Of the small sweep: one test environment, one trial. Of the levers: one candidate in four steps."""
     monkeypatch.setattr(sweep, "SMALL", [(0, 3, 3), (0, 3, 5)])
+    few = {"candidates": 1, "denoising_steps": 4, "strength": 1.0, "lambda2": 0.5, "generation_interval": 1}
+    monkeypatch.setattr(levers, "paper_settings", lambda: few)
 
 
 @pytest.mark.parametrize("suite", RATIOS)
@@ -66,6 +68,12 @@ def test_a_suite_prints_each_ratio_once(suite, tmp_path, capsys, request):
     assert {"cpu", "torch", "diffusers", "command", "date"} <= set(content["machine"])
     assert content["machine"]["command"] == f"python -m benchmarks --suite {suite} --model tiny --repeats 1"
     assert content["settings"]["repeats"] == 1
+
+
+def test_the_levers_are_measured_at_the_papers_settings(monkeypatch):
+    monkeypatch.undo()
+    paper = {"candidates": 3, "denoising_steps": 12, "strength": 0.8, "lambda2": 0.5, "ld_preset": "mean"}
+    assert levers.paper_settings() == paper
 
 
 @pytest.mark.parametrize("name", ["tiny", "pocket"])
