@@ -156,10 +156,11 @@ class CandidateSampler:
                 f"early_choice is {steps}, but strength runs {self.evaluations} of the denoising_steps: give a number "
                 f"from 1 to {self.evaluations - 1}, or null."
             )
-        if steps % self.reuse_interval:
+        begins = self.guided if self.guided <= steps else 0  # the end of guidance begins a new group of steps
+        if (steps - begins) % self.reuse_interval:
             raise InputError(
-                f"early_choice is {steps}, in the middle of the {self.reuse_interval} steps that share features: give "
-                "a multiple of reuse_interval, or null."
+                f"early_choice is {steps}, in the middle of the {self.reuse_interval} steps that share features: "
+                "choose another step, or set it to null."
             )
 
     @torch.no_grad()

@@ -32,11 +32,11 @@ class FeatureReuse:
         self._passes += 1
         if self._deep is not None:
             return self._shallow(self._deep, latents, timesteps, embeddings, guidance_scale)
-        last = self._unet.up_blocks[-1].resnets[-1].register_forward_pre_hook(self._keep)
+        hook = self._unet.up_blocks[-1].resnets[-1].register_forward_pre_hook(self._keep)
         try:
             return self.ldm.predict(latents, timesteps, embeddings, guidance_scale)
         finally:
-            last.remove()
+            hook.remove()
 
     @property
     def _unet(self) -> Any:

@@ -166,7 +166,9 @@ class LatentDiffusion:
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents -> images, float32, clamped to [-1, 1]; decoded in slices to bound the memory."""
         pixels = latents[0, 0].numel() * self.scale_factor**2
-        slices = latents.to(self.device, self.dtype).split(max(1, DECODER_SLICE.get(self.device.type, 2**20) // pixels))
+        slices = latents.to(self.device, self.dtype).split(
+            max(1, DECODER_SLICE.get(self.device.type, DECODER_SLICE["cuda"]) // pixels)
+        )
         decode = self._compiled.get("decode", self._decoder.decode)
         images = [self._own_copy(decode(part / self._decoder.config.scaling_factor).sample) for part in slices]
         return torch.cat(images).float().clamp(-1, 1)

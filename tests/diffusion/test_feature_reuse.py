@@ -117,13 +117,26 @@ def test_an_early_choice_between_shared_features_is_refused_and_elsewhere_change
     with pytest.raises(InputError) as error:
         sampler.check_early(3)
     assert str(error.value) == (
-        "early_choice is 3, in the middle of the 2 steps that share features: give a multiple of reuse_interval, or "
-        "null."
+        "early_choice is 3, in the middle of the 2 steps that share features: choose another step, or set it to null."
     )
     sampler.check_early(4)
     begun = sampler.begin(images, labels, SEEDS, 4)
     whole = sampler.sample(images, labels, SEEDS).latents.flatten(0, 1)
     torch.testing.assert_close(sampler.finish(begun, torch.tensor([5, 0])), whole[[5, 0]], atol=2e-5, rtol=0)
+
+
+def test_an_early_choice_after_the_end_of_guidance_counts_from_there(folder, images, labels):
+    """Where guidance ends, a whole pass begins the next group of steps."""
+    sampler = samplers(folder, steps=8, strength=1.0, guidance_interval=0.375, reuse_interval=2)
+    assert sampler.guided == 3
+    for steps in (2, 3, 5):
+        sampler.check_early(steps)
+        begun = sampler.begin(images, labels, SEEDS, steps)
+        whole = sampler.sample(images, labels, SEEDS).latents.flatten(0, 1)
+        torch.testing.assert_close(sampler.finish(begun, torch.tensor([5, 0])), whole[[5, 0]], atol=2e-5, rtol=0)
+    for steps in (1, 4):
+        with pytest.raises(InputError, match="in the middle of the 2 steps that share features"):
+            sampler.check_early(steps)
 
 
 def test_a_compiled_model_is_refused(folder, monkeypatch):

@@ -136,9 +136,7 @@ def asked_for_noise(ldm):
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 @pytest.mark.parametrize("scheduler", ["ddim", "pndm", "dpmsolver++", "EulerDiscreteScheduler"])
-def test_candidates_are_the_pipelines(
-    folder, single, images, labels, scheduler, guidance, spacing, tmp_path, monkeypatch
-):
+def test_candidates_are_the_pipelines(folder, single, images, labels, scheduler, guidance, spacing, monkeypatch):
     pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
     name = scheduler
     if scheduler == "EulerDiscreteScheduler":
