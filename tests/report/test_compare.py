@@ -63,10 +63,10 @@ def test_some_trials_alone_are_those_of_a_sweep_that_has_no_others(tmp_path, cap
         for trial in trials:
             for env in range(4):
                 job = write_job(tmp_path / folder / "arm", "PACS", "ERM", [env], trial)
-                (job / "ldm_evaluations.json").write_text(json.dumps({"unet_evaluations": 10 * trial + env}))
+                (job / "ldm_evaluations.json").write_text(json.dumps({"unet_evaluations": 100 * trial**2 + env}))
     (two,) = compare([tmp_path / "two" / "arm"]).arms
     assert compare([tmp_path / "three" / "arm"], trials=[0, 2]).arms == (two,)
-    assert two.trials == 2 and two.evaluations == 11.5
+    assert two.trials == 2 and two.evaluations == 201.5
     assert cli.main(["compare", str(tmp_path / "three" / "arm"), "--trials", "1"]) == 0
     assert "one trial" in capsys.readouterr().out
     with pytest.raises(InputError, match="No result of the trials 3 in .*arm: give others."):
