@@ -1,7 +1,6 @@
 """The command line: each verb calls its function, bad input is one sentence and status 1."""
 
 import json
-import os
 import re
 import runpy
 import subprocess
@@ -15,6 +14,8 @@ from domainbed_domainfusion import cli, report
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import attach, host
 from domainbed_domainfusion.sweeping import host_scripts, quickstart, sweep_files
+
+from . import forks
 
 ROOT = Path(cli.__file__).parents[2]
 
@@ -34,13 +35,7 @@ def data_folders(monkeypatch) -> list[str]:
 
 def command_line(*arguments: str) -> subprocess.CompletedProcess:
     """`domainfusion` in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "domainbed_domainfusion.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    return forks.run("domainbed_domainfusion.cli", *arguments)
 
 
 def test_sweep_hands_every_argument_to_the_host(monkeypatch):

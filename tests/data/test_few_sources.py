@@ -1,15 +1,13 @@
 """Training on one environment of three, as a user runs it, and what the report says of it."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from domainbed_domainfusion.data import own_datasets
 from domainbed_domainfusion.hosting import host
+
+from .. import forks
 
 HPARAMS = """{"batch_size": 4, "backbone": "mnist_cnn", "ldm": "pocket", "candidates": 1, "denoising_steps": 2,
               "generation_budget": 4, "gallery": 1}"""
@@ -32,9 +30,7 @@ def data(tmp_path, monkeypatch):
 
 
 def run(*arguments) -> str:
-    command = [sys.executable, "-m", *map(str, arguments)]
-    here = {**os.environ, "PYTHONPATH": os.getcwd()}
-    ended = subprocess.run(command, env=here, capture_output=True, text=True)
+    ended = forks.run(*map(str, arguments))
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

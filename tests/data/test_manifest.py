@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,8 @@ from PIL import Image
 from domainbed_domainfusion import cli
 from domainbed_domainfusion.data import own_datasets
 from domainbed_domainfusion.hosting import context, host
+
+from .. import forks
 
 DOMAINS, CLASSES, IMAGES = ("day", "night"), ("hot dog", "zebra"), 5
 
@@ -115,22 +114,20 @@ def test_a_sweep_of_it_and_its_table(tmp_path, rows):
     """In processes of their own: sweep, collect_results, data check, report."""
     more = ["--image_size", "32", "--workers", "0", "--environments", "Day", "Night"]
     assert add(tmp_path, write(tmp_path / "m.csv", rows), *more) == 0
-    here = {**os.environ, "PYTHONPATH": os.getcwd()}
-    run = [sys.executable, "-m", "domainbed_domainfusion.minibed.scripts."]
+    scripts, ours = "domainbed_domainfusion.minibed.scripts", "domainbed_domainfusion.cli"
     data, output = ["--data_dir", str(tmp_path / "data")], str(tmp_path / "runs")
     sweep = ["launch", "--algorithms", "ERM", "--datasets", "Mine", "--single_test_envs", "--n_hparams", "1"]
     sweep += ["--n_trials", "1", "--steps", "2", "--command_launcher", "local", "--skip_confirmation", *data]
     sweep += ["--hparams", '{"batch_size": 2, "backbone": "mnist_cnn"}', "--output_dir", output]
-    ours = [sys.executable, "-m", "domainbed_domainfusion.cli"]
     for command in (
-        [*run[:2], f"{run[2]}sweep", *sweep],
-        [*run[:2], f"{run[2]}collect_results", "--input_dir", output],
-        [*ours, "data", "check", "Mine", *data],
-        [*ours, "report", "--input_dir", output, "--output", str(tmp_path / "report.html")],
+        [f"{scripts}.sweep", *sweep],
+        [f"{scripts}.collect_results", "--input_dir", output],
+        [ours, "data", "check", "Mine", *data],
+        [ours, "report", "--input_dir", output, "--output", str(tmp_path / "report.html")],
     ):
-        ended = subprocess.run(command, env=here, capture_output=True, text=True)
+        ended = forks.run(*command)
         assert ended.returncode == 0, ended.stderr
-        if "collect_results" in command[2]:
+        if "collect_results" in command[0]:
             header = next(line for line in ended.stdout.splitlines() if line.startswith("Algorithm"))
             assert header.split() == ["Algorithm", "Day", "Night", "Avg"]
     assert 'class="number">Night<' in (tmp_path / "report.html").read_text()

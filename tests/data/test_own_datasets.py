@@ -1,11 +1,8 @@
 """An image folder of one's own: the host's own image-folder dataset at another size, known to all of its scripts."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,8 @@ from domainbed_domainfusion import cli
 from domainbed_domainfusion.data import own_datasets
 from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import context, host
+
+from .. import forks
 
 
 @pytest.fixture
@@ -70,20 +69,18 @@ def test_it_is_the_hosts_dataset_at_another_size(data):
 def test_a_sweep_of_it_from_launch_to_table(data, tmp_path, capsys):
     """In processes of their own, as a user runs them: nothing but the data folder tells them the dataset."""
     add(data, "--workers", "0", "--environments", "O", "N", "F")
-    here = {**os.environ, "PYTHONPATH": os.getcwd(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    run = [sys.executable, "-m", "domainbed_domainfusion.minibed.scripts"]
+    scripts, here = "domainbed_domainfusion.minibed.scripts", {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     sweep = ["--algorithms", "ERM", "--datasets", "Mine", "--single_test_envs", "--n_hparams", "1", "--n_trials", "1"]
     sweep += ["--steps", "2", "--command_launcher", "local", "--skip_confirmation", "--data_dir", str(data)]
     sweep += ["--hparams", '{"batch_size": 2, "backbone": "mnist_cnn"}', "--output_dir", str(tmp_path / "runs")]
-    script = [*run[:2], f"{run[2]}.sweep", "launch", *sweep]
-    subprocess.run(script, check=True, env=here, capture_output=True)
-    collect = [*run[:2], f"{run[2]}.collect_results", "--input_dir", str(tmp_path / "runs")]
-    printed = subprocess.run(collect, check=True, env=here, capture_output=True, text=True).stdout
+    forks.run(f"{scripts}.sweep", "launch", *sweep, environment=here).check_returncode()
+    collect = [f"{scripts}.collect_results", "--input_dir", str(tmp_path / "runs")]
+    printed = forks.run(*collect, environment=here).stdout
     assert "Dataset: Mine, model selection method: training-domain" in printed
     header = next(line for line in printed.splitlines() if line.startswith("Algorithm"))
     assert header.split() == ["Algorithm", "O", "N", "F", "Avg"]
     shutil.rmtree(data / "Mine")  # from here on as on a machine without the data
-    printed_without = subprocess.run(collect, check=True, env=here, capture_output=True, text=True).stdout
+    printed_without = forks.run(*collect, environment=here).stdout
     assert printed_without == printed
     job = next((tmp_path / "runs").glob("*/dataset.json"))
     assert json.loads(job.read_text())["folder"] == str(data / "pictures")
@@ -104,8 +101,7 @@ def test_the_sweep_of_pacs_at_128_pixels_is_right_where_its_dataset_is_described
     shutil.copytree(data / "pictures" / "oil", data / "pictures" / "sketch")  # PACS has four environments
     assert cli.main(["data", "add", "Pacs128", str(data / "pictures"), "--data_dir", str(data)]) == 0
 
-    command = [sys.executable, "-m", "domainbed_domainfusion.cli", "sweep", "--check", file, "--data_dir", str(data)]
-    known = subprocess.run(command, capture_output=True, text=True)
+    known = forks.run("domainbed_domainfusion.cli", "sweep", "--check", file, "--data_dir", str(data))
     assert known.returncode == 0, known.stderr
     assert "5 sweeps, 96 jobs (96 different)" in known.stdout
 

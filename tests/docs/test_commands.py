@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import context, host
 from domainbed_domainfusion.report.figures import drawing
 
+from .. import forks
 from ..conftest import TinyDigits
 from .command_lines import flags, make_targets, parse, run_module, verbs
 from .pages import COMMAND, NEEDS, PAGES, README, ROOT, Block, blocks, inline_code, prose
@@ -131,7 +131,7 @@ def test_a_block_marked_here_runs(block, folder, monkeypatch):
             assert cli.main(arguments) == 0
         else:
             assert (program, arguments[0]) == ("python", "-m")
-            subprocess.run([sys.executable, *arguments], check=True)
+            forks.run(*arguments[1:], folder=Path.cwd()).check_returncode()
     context._current = context.TrainingContext()
     for output in re.findall(r"--(?:output|sheet) (\S+)", block.text):
         assert Path(output).exists(), f"{output} was not written"

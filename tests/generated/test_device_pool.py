@@ -1,9 +1,6 @@
 """Candidates from several processes are those of one, also when a process dies; and what is said about bad devices."""
 
 import json
-import os
-import subprocess
-import sys
 import types
 
 import pytest
@@ -18,8 +15,9 @@ from domainbed_domainfusion.generated import device_pool
 from domainbed_domainfusion.generated.device_pool import DevicePool, devices_of
 from domainbed_domainfusion.hosting.hparams import added_defaults
 
+from .. import forks
 from ..resuming import tiny_folder
-from ..resuming.jobs import ROOT, differences
+from ..resuming.jobs import differences
 
 CPU = torch.device("cpu")
 NAMES = ["zero", "one", "two"]
@@ -140,12 +138,11 @@ def test_a_device_that_cannot_be_used_is_said_before_anything_is_loaded(monkeypa
 def test_a_whole_run_on_two_devices_is_the_run_on_one(tmp_path):
     """The host's train script, whose processes are spawned and so import the script again."""
     tiny_folder.write(tmp_path / "data")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DOMAINFUSION_RESUME": "off", "PYTHONPATH": str(ROOT)}
-    script = [sys.executable, "-W", "ignore", "-m", "domainbed_domainfusion.minibed.scripts.train"]
     for name, devices in (("one", None), ("two", ["cpu", "cpu"])):
         hparams = {"generation_devices": devices}
         arguments = tiny_folder.train_arguments(tmp_path / "data", tmp_path / name, "DomainFusion", **hparams)
-        subprocess.run([*script, *arguments], env=environment, cwd=tmp_path, check=True, capture_output=True)
+        script = "domainbed_domainfusion.minibed.scripts.train"
+        forks.run(script, *arguments, environment={"DOMAINFUSION_RESUME": "off"}, folder=tmp_path).check_returncode()
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "results.jsonl").read_text().splitlines()]
         for name in ("one", "two")

@@ -1,7 +1,6 @@
 """InputError: an ordinary exception in Python, one sentence and status 1 on every command line."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +11,14 @@ from domainbed_domainfusion import register
 from domainbed_domainfusion.errors import InputError, exit_status, sentence_hook
 from domainbed_domainfusion.hosting import host
 
+from .. import forks
+
 
 def train(folder: Path, algorithm: str, **hparams) -> subprocess.CompletedProcess:
     """One step of the host's train script in a process of its own; its job folder is `folder`."""
     arguments = ["--algorithm", algorithm, "--dataset", "Debug28", "--steps", "1", "--output_dir", str(folder)]
-    command = [sys.executable, "-m", f"{host.NAME}.scripts.train"]
-    return subprocess.run(
-        [*command, *arguments, "--hparams", json.dumps({"batch_size": 4, **hparams})],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONWARNINGS": "ignore"},
-        text=True,
-        capture_output=True,
-    )
+    arguments += ["--hparams", json.dumps({"batch_size": 4, **hparams})]
+    return forks.run(f"{host.NAME}.scripts.train", *arguments)
 
 
 def test_a_notebook_can_catch_it(tmp_path):

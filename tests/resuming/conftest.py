@@ -11,7 +11,7 @@ collect_ignore = [] if os.environ.get("KILL_TESTS") else ["test_killed_jobs.py"]
 
 @pytest.fixture(scope="session")
 def runner(tmp_path_factory):
-    runner = jobs.Runner(tmp_path_factory.mktemp("runner") / "printed.txt")
+    runner = jobs.Runner()
     yield runner
     runner.close()
 

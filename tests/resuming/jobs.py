@@ -1,9 +1,6 @@
 """Jobs of the host's train script as processes: run, killed, started again, and compared bit by bit."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,51 +8,37 @@ import torch
 
 from domainbed_domainfusion.hosting import host
 
+from ..forks import Forks
 from . import tiny_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 #: Columns that depend on the clock.
 WALL_TIMES = ("step_time", "mem_gb", "generation_seconds", "ld_seconds")
 
 
 class Runner:
-    """Runs jobs in forks of one process that has imported the slow libraries (`preloaded`)."""
+    """Runs jobs in forks of one process that has imported the slow libraries (`tests.forks`)."""
 
-    def __init__(self, printed: Path):
-        """printed: a file for what each job prints."""
-        self.printed = printed
-        paths = [str(ROOT), *([os.environ["DOMAINBED_DIR"]] if host.NAME == "domainbed" else []), *sys.path]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        }
-        command = [sys.executable, "-W", "ignore", "-m", "tests.resuming.preloaded"]
-        self._process = subprocess.Popen(
-            command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self) -> None:
+        self._forks = Forks()
 
     def start(self, job: Path, data: Path, algorithm: str, moment: str = "none", resume: str = "0.0", **hparams) -> int:
         """Start a job that is killed at `moment` (see `kill_at`); its process number.
 
         resume: the value of DOMAINFUSION_RESUME. With "0.0" every update is followed by a checkpoint.
         """
-        request = {
-            "moment": moment,
-            "script": f"{host.NAME}.scripts.train",
-            "arguments": tiny_folder.train_arguments(data, job, algorithm, **hparams),
-            "environment": {"DOMAINFUSION_RESUME": resume},
-            "printed": str(self.printed),
-        }
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        arguments = tiny_folder.train_arguments(data, job, algorithm, **hparams)
+        return self._forks.start(
+            "tests.resuming.kill_at",
+            moment,
+            f"{host.NAME}.scripts.train",
+            *arguments,
+            environment={"DOMAINFUSION_RESUME": resume},
+        )
 
     def wait(self) -> tuple[int, str]:
         """(exit status, negative for a signal; all that was printed) of the job that was started last."""
-        assert self._process.stdout
-        return int(self._process.stdout.readline()), self.printed.read_text(errors="replace")
+        ended = self._forks.wait()
+        return ended.returncode, ended.stdout + ended.stderr
 
     def run(self, *arguments, **options) -> tuple[int, str]:
         """`start` and `wait`."""
@@ -63,9 +46,7 @@ class Runner:
         return self.wait()
 
     def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+        self._forks.close()
 
 
 def rows(job: Path) -> list[dict]:

@@ -34,7 +34,7 @@ def main() -> int:
         from . import jobs, tiny_folder  # which host runs us is decided here
 
         tiny_folder.write(base / "data")
-        runner = jobs.Runner(base / "printed.txt")
+        runner = jobs.Runner()
         unequal = 0
         for number in range(arguments.runs):
             algorithm = arguments.algorithms[number % len(arguments.algorithms)]

@@ -1,9 +1,7 @@
 """The three-algorithm sweep end to end at tiny size, by the host's own commands in child processes."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,18 +12,13 @@ from domainbed_domainfusion.generated.saved_rounds import SavedRun
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.sweeping import sweep_files
 
+from .. import forks
+
 ALGORITHMS = ["ERM", "SAM", "DomainFusion"]
 
 
-def script(name: str, *arguments: str, **options) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(
-        [sys.executable, "-m", f"{host.NAME}.scripts.{name}", *arguments],
-        env=environment,
-        text=True,
-        capture_output=True,
-        **options,
-    )
+def script(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    return forks.run(f"{host.NAME}.scripts.{name}", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import os
 import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,8 @@ from domainbed_domainfusion.errors import InputError
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.minibed.scripts import sweep as minibed_sweep
 from domainbed_domainfusion.sweeping import host_scripts, sweep_files
+
+from .. import forks
 
 ROOT = Path(cli.__file__).parents[2]
 LAUNCH = ["--data_dir", "data", "--output_dir", "runs", "--command_launcher", "dummy"]
@@ -322,12 +323,6 @@ def test_the_same_sweep_may_stand_in_two_files_but_not_two_versions_of_it(file, 
 def test_the_command_line_ends_with_the_sentence_alone(tmp_path):
     bad = tmp_path / "bad.txt"
     bad.write_text(SWEEP.replace("PACS", "PAC"))
-    ended = subprocess.run(
-        [sys.executable, "-m", "domainbed_domainfusion.cli", "sweep", "--dry-run", str(bad)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-    )
+    ended = forks.run("domainbed_domainfusion.cli", "sweep", "--dry-run", str(bad), folder=tmp_path)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"{bad}, line 4: There is no dataset called 'PAC': did you mean 'PACS'?")
