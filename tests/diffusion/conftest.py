@@ -1,5 +1,7 @@
 """A tiny random Stable Diffusion folder, made once, and the models read from it."""
 
+import shutil
+
 import diffusers
 import pytest
 import torch
@@ -14,6 +16,12 @@ CLASS_NAMES = ["dog", "cat", "giraffe"]
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     return make_tiny_stable_diffusion(tmp_path_factory.mktemp("ldm") / "tiny")
+
+
+@pytest.fixture
+def broken(folder, tmp_path):
+    """A copy of the folder, for a test to spoil."""
+    return shutil.copytree(folder, tmp_path / "ldm")
 
 
 @pytest.fixture(scope="session")
