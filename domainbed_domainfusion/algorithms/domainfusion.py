@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.distillation import LatentDistillation
-from ..diffusion.source import resolve_source
+from ..diffusion.source import resolve_source, resolve_tiny_half
 from ..digests import weights_digest
 from ..generated.candidate_cache import CandidateCache
 from ..generated.dataset import GenerateDataset, round_begins, uses_generated
@@ -64,7 +64,9 @@ class DomainFusion(host.algorithms.ERM):
         self.uses_generated = uses_generated(hparams)
         self.uses_diffusion = self.uses_generated or hparams["lambda2"] > 0
         if self.uses_diffusion:
-            resolve_source(hparams["ldm"], hparams["ldm_revision"], hparams["ldm_decoder"], hparams["scheduler"])
+            ldm = resolve_source(hparams["ldm"], hparams["ldm_revision"], hparams["ldm_decoder"], hparams["scheduler"])
+            if hparams["ld_encoder"]:
+                resolve_tiny_half(hparams["ld_encoder"], ldm, "encoder")
 
     def update(self, minibatches: Minibatches, unlabeled: Any = None) -> dict[str, float]:
         """One step of Algorithm 1 on [(x, y)] per training domain, x: (B, C, H, W) after the host's transform.

@@ -25,6 +25,7 @@ from .micro_batches import in_micro_batches, is_out_of_memory
 from .model import LatentDiffusion
 from .prompted import PromptedModel
 from .prompts import Prompts
+from .tiny_encoder import TinyEncoder
 
 WEIGHTINGS = ("uniform", "one_minus_alpha_bar", "snr")
 GRADIENTS = ("sds", "full", "guidance")
@@ -74,6 +75,7 @@ class LatentDistillation:
         timesteps: tuple[float, float] = (0.0, 1.0),
         next_class: bool = False,
         antithetic: bool = False,
+        encoder: LatentDiffusion | TinyEncoder | None = None,
     ) -> None:
         """Raises ValueError for an unknown weighting, gradient, gradient_mode or reduction, and for no timestep. Raises
         InputError for draws that are not pairs with `antithetic`, and for "guidance" with a latent consistency model.
@@ -83,6 +85,7 @@ class LatentDistillation:
         guidance_scale: s; at 1 the class's prompt alone is asked, in half the U-Net evaluations. A latent consistency
         model takes it as a condition of its U-Net. reduction: R. timesteps: lowest and highest t as shares of the
         schedule; t is uniform between them.
+        encoder: what makes z of x'; None is the LDM's own VAE.
         next_class: a control: each image is asked under the prompt of the class after its own.
         micro_batch: images at once. With None the first call measures how many fit (`memory.items_that_fit`). If the
         memory does not suffice it is halved for good.
@@ -101,7 +104,7 @@ class LatentDistillation:
         self.ldm, self.prompts, self.draws, self.gradient_mode = ldm, prompts, draws, gradient_mode
         self.gradient, self.corruption, self.micro_batch = gradient, corruption, micro_batch
         self.guidance_scale, self.reduction, self.next_class = guidance_scale, reduction, next_class
-        self.antithetic = antithetic
+        self.antithetic, self.encoder = antithetic, encoder or ldm
         if antithetic and draws % 2:
             raise InputError(f"ld_antithetic makes pairs of draws, and ld_draws is {draws}: give an even number.")
         self.first_timestep = math.floor(timesteps[0] * ldm.num_train_timesteps)
@@ -124,7 +127,10 @@ class LatentDistillation:
 
     @classmethod
     def of(cls, model: PromptedModel, hparams: dict[str, Any]) -> "LatentDistillation":
-        """Latent Distillation as a run's hparams describe it."""
+        """Latent Distillation as a run's hparams describe it.
+
+        Raises InputError for an `ld_encoder` that does not fit the LDM.
+        """
         return cls(
             model.ldm,
             model.prompts,
@@ -139,6 +145,7 @@ class LatentDistillation:
             timesteps=tuple(hparams["ld_timesteps"]),
             next_class=hparams["ld_prompts"] == "next_class",
             antithetic=hparams["ld_antithetic"],
+            encoder=model.ldm.tiny_encoder(hparams["ld_encoder"]) if hparams["ld_encoder"] else None,
         )
 
     def coefficients(
@@ -253,7 +260,7 @@ class LatentDistillation:
 
     def _encoded(self, images: TensorOrDual) -> TensorOrDual:
         """z (B, C, h, w)."""
-        return self.ldm.encode(images).to(self._precision)
+        return self.encoder.encode(images).to(self._precision)
 
     def _draw(self, latents: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:
         """t (T, B) and ε (T, B, C, h, w) from one seed per image, drawn on the CPU so that devices agree."""

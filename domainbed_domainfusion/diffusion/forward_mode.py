@@ -194,6 +194,11 @@ def silu(input: Dual, inplace: bool = False) -> Dual:
 
 
 @rule()
+def relu(input: Dual, inplace: bool = False) -> Dual:
+    return Dual(input.primal.relu(), input.tangent * (input.primal > 0))
+
+
+@rule()
 def gelu(input: Dual, approximate: str = "none") -> Dual:
     pair = empty_pair(input.primal)
     aten.gelu.out(input.primal, approximate=approximate, out=pair[0])

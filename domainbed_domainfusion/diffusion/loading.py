@@ -80,12 +80,12 @@ def check_shapes(build: Callable[[], nn.Module], part: Path) -> None:
         )
 
 
-def tiny_decoder(folder: Path, dtype: torch.dtype) -> Any:
-    """The decoder of a distilled autoencoder. Its encoder is dropped: it makes latents that are too dark."""
+def tiny_half(folder: Path, half: str, dtype: torch.dtype) -> Any:
+    """A distilled autoencoder with its "decoder" or its "encoder" alone."""
     tiny = AutoencoderTiny.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=False
     )
-    del tiny.encoder
+    delattr(tiny, {"decoder": "encoder", "encoder": "decoder"}[half])
     return frozen(tiny)
 
 

@@ -6,7 +6,7 @@ Images are (B, 3, S, S) in [-1, 1]. Latents are (B, C, S / f, S / f) and already
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,10 @@ from ..errors import InputError
 from ..seeding import preserved_rng
 from .dual import TensorOrDual
 from .evaluations import COUNT
-from .source import check_scheduler, config_folder, resolve_decoder, resolve_source, tokenizer_folder
+from .source import check_scheduler, config_folder, resolve_source, resolve_tiny_half, tokenizer_folder
+
+if TYPE_CHECKING:
+    from .tiny_encoder import TinyEncoder
 
 __all__ = ["LatentDiffusion", "resolve_source"]
 
@@ -55,7 +58,8 @@ class LatentDiffusion:
         self._unet, self._vae = (part.to(device) for part in loading.unet_and_vae(path, self.dtype))
         self._decoder = self._vae
         if decoder is not None:
-            self._decoder = loading.tiny_decoder(resolve_decoder(decoder, path), self.dtype).to(device)
+            folder = resolve_tiny_half(decoder, path, "decoder")
+            self._decoder = loading.tiny_half(folder, "decoder", self.dtype).to(device)
         if device.type == "cpu":  # on a GPU, eager normalisation undoes it at every layer; see `compile`
             self._channels_last()
         scheduler = config_folder(path) / "scheduler" / "scheduler_config.json"
@@ -157,6 +161,15 @@ class LatentDiffusion:
     def posterior(self, images: TensorOrDual) -> Any:
         """The VAE's diagonal Gaussian (mean, std, sample) over unscaled latents; differentiable in images."""
         return self._vae.encode(images.to(self.device, self.dtype)).latent_dist
+
+    def tiny_encoder(self, source: str) -> "TinyEncoder":
+        """The encoder of an AutoencoderTiny that makes this model's latents, on its device and in its dtype.
+
+        source: a folder or hub id. Raises InputError as `source.resolve_tiny_half` does.
+        """
+        from .tiny_encoder import TinyEncoder
+
+        return TinyEncoder.load(resolve_tiny_half(source, self._path, "encoder"), self.device, self.dtype)
 
     def encode(self, images: TensorOrDual) -> TensorOrDual:
         """Scaled latents z: the posterior's mean times the scaling factor; differentiable in images."""

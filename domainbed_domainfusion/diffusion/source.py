@@ -7,6 +7,7 @@ so a run calls `resolve_source` before anything slow.
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ..errors import InputError
@@ -26,7 +27,7 @@ FILES = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/*"]
 FILES += [f"{part}/{name}" for part, weights in WEIGHTS.items() for name in ("config.json", weights)]
 FILES += [f"{part}/{weights}.index.json" for part, weights in WEIGHTS.items()]
 FILES += [f"{part}/{weights[:-12]}-*-of-*.safetensors" for part, weights in WEIGHTS.items()]
-DECODER_FILES = ["config.json", WEIGHTS["vae"]]
+TINY_FILES = ["config.json", WEIGHTS["vae"]]
 SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)  # a file in the same folder
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
 
@@ -40,7 +41,7 @@ def resolve_source(
     such as "CompVis/stable-diffusion-v1-4"; or one `.safetensors` checkpoint of Stable Diffusion 1.x in the layout of
     the original release. A hub id in the hub's cache needs no network. Otherwise its safetensors files are downloaded
     now. No weight is read, and no pickle is ever opened.
-    decoder, scheduler: if given, checked too, see `resolve_decoder` and `check_scheduler`.
+    decoder, scheduler: if given, checked too, see `resolve_tiny_half` and `check_scheduler`.
     Raises InputError (one sentence with the remedy) for everything that could not be loaded later.
     """
     path = Path(EMBEDDED.get(source, source)).expanduser()
@@ -59,7 +60,7 @@ def resolve_source(
             "2.x in diffusers' layout, a .safetensors checkpoint, or a hub id such as CompVis/stable-diffusion-v1-4."
         )
     if decoder is not None:
-        resolve_decoder(decoder, path)
+        resolve_tiny_half(decoder, path, "decoder")
     if scheduler is not None:
         check_scheduler(scheduler, path)
     return path
@@ -76,8 +77,8 @@ def check_scheduler(name: str, ldm: Path) -> None:
         )
 
 
-def resolve_decoder(source: str, ldm: Path) -> Path:
-    """The folder of an AutoencoderTiny that decodes the latents of the checked source `ldm`.
+def resolve_tiny_half(source: str, ldm: Path, half: str) -> Path:
+    """The folder of an AutoencoderTiny whose half, "decoder" or "encoder", fits the checked source `ldm`.
 
     source: a local folder with config.json and safetensors weights, or a hub id such as "madebyollin/taesd".
     Raises InputError for anything else.
@@ -86,30 +87,32 @@ def resolve_decoder(source: str, ldm: Path) -> Path:
     if not folder.is_dir():
         if not HUB_ID.fullmatch(source):
             raise InputError(
-                f"The decoder {source} does not exist: give an existing folder of a diffusers "
+                f"The {half} {source} does not exist: give an existing folder of a diffusers "
                 "AutoencoderTiny or a hub id such as madebyollin/taesd."
             )
-        folder = _from_hub(source, None, DECODER_FILES, _check_decoder_folder)
-    _check_decoder_folder(folder)
+        folder = _from_hub(source, None, TINY_FILES, partial(_check_tiny_folder, half=half))
+    _check_tiny_folder(folder, half)
     vae, tiny = _json(config_folder(ldm), "vae/config.json"), _json(folder, "config.json")
     wanted = (vae.get("latent_channels", 4), 2 ** (len(vae["block_out_channels"]) - 1))
-    offered = (
-        tiny.get("latent_channels", 4),
-        tiny.get("upsampling_scaling_factor", 2) ** (len(tiny.get("num_decoder_blocks", (3, 3, 3, 1))) - 1),
-    )
+    if half == "decoder":
+        verb, step = "reads", tiny.get("upsampling_scaling_factor", 2)
+        levels = len(tiny.get("num_decoder_blocks", (3, 3, 3, 1)))
+    else:
+        verb, step, levels = "makes", 2, len(tiny.get("num_encoder_blocks", (1, 3, 3, 3)))
+    offered = (tiny.get("latent_channels", 4), step ** (levels - 1))
     if wanted != offered:
         raise InputError(
-            f"The decoder in {folder} reads {offered[0]} channels at {offered[1]} pixels per latent, but "
+            f"The {half} in {folder} {verb} {offered[0]} channels at {offered[1]} pixels per latent, but "
             f"the model's latents have {wanted[0]} at {wanted[1]}: use one made for this model."
         )
     return folder.resolve()
 
 
-def _check_decoder_folder(folder: Path) -> None:
+def _check_tiny_folder(folder: Path, half: str) -> None:
     kind = _json(folder, "config.json").get("_class_name")
     if kind != "AutoencoderTiny":
         raise InputError(
-            f"The decoder in {folder} is of class {kind}, not an AutoencoderTiny: give the folder of one, "
+            f"The {half} in {folder} is of class {kind}, not an AutoencoderTiny: give the folder of one, "
             "such as madebyollin/taesd."
         )
     _check_weights(folder, WEIGHTS["vae"])
@@ -143,12 +146,12 @@ def tokenizer_folder(path: Path) -> Path:
 def files_used(path: Path) -> list[Path]:
     """The files of a checked source that decide what the model computes, in a fixed order; they all exist.
 
-    path: a model's folder or checkpoint from `resolve_source`, or a tiny decoder's folder from `resolve_decoder`.
+    path: a model's folder or checkpoint from `resolve_source`, or a tiny autoencoder's folder from `resolve_tiny_half`.
     Other precisions, other frameworks' weights, the safety checker and everything else in the folder are left out.
     """
     if path.is_file():
         return [path, *_tokenizer_files(tokenizer_folder(path))]
-    if not (path / "model_index.json").is_file():  # a tiny decoder
+    if not (path / "model_index.json").is_file():  # a tiny autoencoder
         return [path / "config.json", *_weights_and_index(path, WEIGHTS["vae"])]
     files = [path / "model_index.json", path / "scheduler" / "scheduler_config.json"]
     files += _tokenizer_files(path / "tokenizer")

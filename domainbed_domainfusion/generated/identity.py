@@ -9,7 +9,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from .. import __version__
-from ..diffusion.source import files_used, resolve_decoder, resolve_source
+from ..diffusion.source import files_used, resolve_source, resolve_tiny_half
 from ..digests import files_digest
 from ..hosting import context, host
 from ..hosting.hparam_effects import of_a_candidate, of_a_run
@@ -59,7 +59,7 @@ def model_identity(hparams: dict[str, Any]) -> dict[str, str | None]:
         "name": hparams["ldm"],
         "revision": snapshot or hparams["ldm_revision"],
         "sha256": _model_digest(path),
-        "decoder_sha256": None if decoder is None else _model_digest(resolve_decoder(decoder, path)),
+        "decoder_sha256": None if decoder is None else _model_digest(resolve_tiny_half(decoder, path, "decoder")),
     }
 
 

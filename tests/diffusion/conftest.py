@@ -25,6 +25,22 @@ def broken(folder, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def autoencoder(tmp_path_factory):
+    """The folder of one like TAESD, but small, with 4 pixels per latent and another scaling factor than the VAE's."""
+    folder = tmp_path_factory.mktemp("autoencoder")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+            scaling_factor=1.7,
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ldm(folder):
     return LatentDiffusion.load(str(folder), device="cpu")
 

@@ -112,6 +112,7 @@ CASES = {
     ],
     "dropout": [(lambda a: F.dropout(a, 0.5, training=False), X), (lambda a: F.dropout(a, 0.0), X)],
     "silu": [(F.silu, X), (lambda a: F.silu(a.transpose(1, 2)), X)],
+    "relu": [(F.relu, X), (lambda a: F.relu(a * 1.0, inplace=True), X), (lambda a: a.relu(), X)],
     "gelu": [
         (F.gelu, X),
         (lambda a: F.gelu(a, approximate="tanh"), X),

@@ -26,6 +26,7 @@ HPARAMS = {
     "candidate_source": "image",
     "ld_draws": 4,
     "ld_antithetic": True,
+    "ld_encoder": None,
     "ld_guidance_scale": 3.0,
     "ld_reduction": "sum",
     "ld_prompts": "next_class",

@@ -18,25 +18,9 @@ from .conftest import CLASS_NAMES
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*clip_sample:FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory):
-    """Like TAESD, but small, with 4 pixels per latent and another scaling factor than the VAE's."""
-    folder = tmp_path_factory.mktemp("decoder")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        diffusers.AutoencoderTiny(
-            encoder_block_out_channels=(8, 8, 8),
-            decoder_block_out_channels=(8, 8, 8),
-            num_encoder_blocks=(1, 1, 1),
-            num_decoder_blocks=(1, 1, 1),
-            scaling_factor=1.7,
-        ).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def tiny(folder, decoder):
-    return LatentDiffusion.load(str(folder), device="cpu", decoder=str(decoder))
+def tiny(folder, autoencoder):
+    return LatentDiffusion.load(str(folder), device="cpu", decoder=str(autoencoder))
 
 
 def sentence_of(folder, decoder):
@@ -45,7 +29,7 @@ def sentence_of(folder, decoder):
     return str(error.value)
 
 
-def test_candidates_are_those_of_a_pipeline_with_this_decoder(folder, decoder, tiny, images, labels):
+def test_candidates_are_those_of_a_pipeline_with_this_decoder(folder, autoencoder, tiny, images, labels):
     ours = CandidateSampler(tiny, Prompts(tiny, CLASS_NAMES), 6).sample(images, labels, [[1], [2], [3]])
     pipeline = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None)
     solver = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -61,17 +45,17 @@ def test_candidates_are_those_of_a_pipeline_with_this_decoder(folder, decoder, t
         generator=torch.Generator().manual_seed(2),
     ).images
     assert torch.allclose(ours.latents[1], latents, atol=2e-5)
-    pipeline.vae = diffusers.AutoencoderTiny.from_pretrained(decoder)  # the pipeline decodes with its VAE
+    pipeline.vae = diffusers.AutoencoderTiny.from_pretrained(autoencoder)  # the pipeline decodes with its VAE
     decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
     theirs = pipeline.image_processor.postprocess(decoded, output_type="pt", do_denormalize=[True])
     assert theirs.std() > 0.02 and torch.allclose(ours.images[1] / 2 + 0.5, theirs, atol=2e-5)
 
 
-def test_only_the_decoder_changes(ldm, tiny, decoder, images):
+def test_only_the_decoder_changes(ldm, tiny, autoencoder, images):
     latents = ldm.encode(images)
     assert torch.equal(tiny.encode(images), latents)
     assert (tiny.decode(latents) - ldm.decode(latents)).abs().max() > 0.1
-    expected = diffusers.AutoencoderTiny.from_pretrained(decoder).decode(latents / 1.7).sample.clamp(-1, 1)
+    expected = diffusers.AutoencoderTiny.from_pretrained(autoencoder).decode(latents / 1.7).sample.clamp(-1, 1)
     assert torch.allclose(tiny.decode(latents), expected, atol=1e-6)
     assert pickle.loads(pickle.dumps(tiny)) is tiny
 
@@ -94,11 +78,11 @@ def test_a_decoder_of_another_kind(folder):
     "change, offered",
     [({"latent_channels": 16}, "16 channels at 4"), ({"num_decoder_blocks": [3, 3, 3, 1]}, "4 channels at 8")],
 )
-def test_a_decoder_for_another_model(folder, decoder, tmp_path, change, offered):
-    config = json.loads((decoder / "config.json").read_text())
+def test_a_decoder_for_another_model(folder, autoencoder, tmp_path, change, offered):
+    config = json.loads((autoencoder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(
-        (decoder / "diffusion_pytorch_model.safetensors").read_bytes()
+        (autoencoder / "diffusion_pytorch_model.safetensors").read_bytes()
     )
     assert sentence_of(folder, tmp_path) == (
         f"The decoder in {tmp_path} reads {offered} pixels per latent, but the model's latents have 4 at 4: use one "
@@ -106,7 +90,7 @@ def test_a_decoder_for_another_model(folder, decoder, tmp_path, change, offered)
     )
 
 
-def test_a_decoder_without_safetensors(folder, decoder, tmp_path):
-    (tmp_path / "config.json").write_bytes((decoder / "config.json").read_bytes())
+def test_a_decoder_without_safetensors(folder, autoencoder, tmp_path):
+    (tmp_path / "config.json").write_bytes((autoencoder / "config.json").read_bytes())
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
     assert f"{tmp_path} has only pickled weights" in sentence_of(folder, tmp_path)

@@ -148,4 +148,4 @@ def test_a_preset_fills_in_what_is_null_and_no_more():
 def test_presets_name_the_same_hparams_and_all_of_them_may_be_null():
     names = [set(preset) for preset in ld_presets.LD_PRESETS.values()]
     nullable = {row.name for row in hparams.DOMAINFUSION if row.name.startswith("ld_") and row.default is None}
-    assert all(each == nullable - {"ldm_decoder"} for each in names)
+    assert all(each == nullable - {"ld_encoder"} for each in names)
