@@ -143,7 +143,15 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
         "--evaluations", action="store_true", help="one more column: how often a job evaluated the diffusion model"
     )
     compare.add_argument(
-        "--plot", type=Path, metavar="FILE.svg", help="also draw the averages against these evaluations"
+        "--seconds",
+        action="store_true",
+        help="one more column: the seconds of generation and Latent Distillation in a job's steps",
+    )
+    compare.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.svg",
+        help="also draw the averages against these seconds with --seconds, else against the evaluations",
     )
     compare.set_defaults(run=_compare)
 
@@ -284,22 +292,23 @@ def _report(arguments: argparse.Namespace) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     from ..files import write_atomically
     from ..report.compare import best_arms, compare, compare_left_out, markdown, plot
+    from ..report.work_chart import EVALUATIONS, SECONDS
 
     add_our_names_to_the_host()
     _know_described_datasets(arguments.sweeps)
     if arguments.left_out and arguments.only:
         raise InputError("`domainfusion compare` takes --left_out or --only, not both: leave one of them out.")
-    if arguments.left_out and (arguments.evaluations or arguments.plot or arguments.trials):
+    if arguments.left_out and (arguments.evaluations or arguments.seconds or arguments.plot or arguments.trials):
         raise InputError(
-            "`domainfusion compare --left_out` takes no --evaluations, --plot or --trials: leave them out."
+            "`domainfusion compare --left_out` takes no --evaluations, --seconds, --plot or --trials: leave them out."
         )
     only = [name for name in arguments.only.split(",") if name]
     comparison = (
         compare_left_out(arguments.sweeps) if arguments.left_out else compare(arguments.sweeps, only, arguments.trials)
     )
-    print(markdown(comparison, arguments.evaluations))
+    print(markdown(comparison, arguments.evaluations, arguments.seconds))
     if arguments.plot:
-        write_atomically(arguments.plot, plot(comparison))
+        write_atomically(arguments.plot, plot(comparison, SECONDS if arguments.seconds else EVALUATIONS))
         print(arguments.plot)
     if arguments.left_out:
         print(best_arms(comparison))

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import InputError
 from . import results
-from .jobs import SweepFolder, mean_evaluations, read_sweep
-from .work_chart import Mark, work_chart
+from .jobs import SweepFolder, mean_evaluations, mean_training_ldm_seconds, read_sweep
+from .work_chart import EVALUATIONS, SECONDS, Mark, Unit, work_chart
 
 DASH = "–"
 
@@ -24,6 +24,7 @@ class Arm:
 
     average_error: the standard error of the average over the trials.
     evaluations: of the diffusion model's U-Net in a job, a mean over all jobs; None if they were not recorded.
+    seconds: those that generation and Latent Distillation took in a job's steps, likewise.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Arm:
     average_error: float
     trials: int
     evaluations: float | None = None
+    seconds: float | None = None
 
     @property
     def average(self) -> float | None:
@@ -68,9 +70,10 @@ def compare(paths: Sequence[Path], only: Sequence[str] = (), trials: Sequence[in
                 cells = tuple(None if cell is None else (cell.mean, cell.error) for cell in row.cells)
                 error = row.average_error if row.trial_means else float("nan")
                 jobs = [job for job in sweep.jobs if not trials or job.args.get("trial_seed") in trials]
-                work = mean_evaluations([job for job in jobs if job.args.get("algorithm") == row.algorithm])
+                jobs = [job for job in jobs if job.args.get("algorithm") == row.algorithm]
+                work = mean_evaluations(jobs), mean_training_ldm_seconds(jobs)
                 name = _name(path, row.algorithm, len(table.rows))
-                arms.append(Arm(name, cells, error, len(row.trial_means), work))
+                arms.append(Arm(name, cells, error, len(row.trial_means), *work))
     environments = tuple(found.environments[column] for column in _columns(only, found.environments, found.name))
     return Comparison(found.name, results.selection_methods()[0].name, environments, tuple(arms))
 
@@ -129,20 +132,22 @@ def left_out_accuracy(records: Any, test_env: int, environments: int) -> float:
     return max(by_step, default=float("nan"))
 
 
-def markdown(comparison: Comparison, evaluations: bool = False) -> str:
+def markdown(comparison: Comparison, evaluations: bool = False, seconds: bool = False) -> str:
     """A table with a row per arm; the last column is an arm's average minus the first arm's. One trial has no error.
 
-    evaluations: one more column, the evaluations of the U-Net in a job.
+    evaluations, seconds: one more column each, the diffusion model's work in a job. See `Arm`.
     """
-    header = ["arm", *comparison.environments, "average", "to the first", *(["U-Net evaluations"] * evaluations)]
+    header = ["arm", *comparison.environments, "average", "to the first"]
+    header += ["U-Net evaluations"] * evaluations + ["LDM seconds"] * seconds
     lines = [header, ["---", *("---:" for _ in header[1:])]]
     first = comparison.arms[0].average
     for arm in comparison.arms:
         average = arm.average
         difference = DASH if average is None or first is None else f"{average - first:+.1f}"
         summary = None if average is None else (average, arm.average_error)
-        work = [DASH if arm.evaluations is None else f"{arm.evaluations:,.0f}"] if evaluations else []
-        lines.append([arm.name, *(_text(cell, arm.trials) for cell in (*arm.cells, summary)), difference, *work])
+        work = [arm.evaluations] * evaluations + [arm.seconds] * seconds
+        lines.append([arm.name, *(_text(cell, arm.trials) for cell in (*arm.cells, summary)), difference])
+        lines[-1] += [DASH if number is None else f"{number:,.0f}" for number in work]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     trials = sorted({arm.trials for arm in comparison.arms})
     over = f"{trials[0]} trials" if len(trials) == 1 else f"{trials[0]} to {trials[-1]} trials"
@@ -159,15 +164,16 @@ def best_arms(comparison: Comparison) -> str:
     return "Chosen where each is the test domain: " + "; ".join(lines) + "\n"
 
 
-def plot(comparison: Comparison) -> str:
-    """An SVG of the arms' averages against the evaluations of the U-Net. Raises InputError if an arm lacks either."""
+def plot(comparison: Comparison, unit: Unit = EVALUATIONS) -> str:
+    """An SVG of the arms' averages against the diffusion model's work. Raises InputError if an arm lacks either."""
     marks = []
     for style, arm in enumerate(comparison.arms):
-        if arm.average is None or arm.evaluations is None:
-            what = "a number for every environment" if arm.average is None else "a record of the U-Net's evaluations"
+        work = arm.seconds if unit is SECONDS else arm.evaluations
+        if arm.average is None or work is None:
+            what = "a number for every environment" if arm.average is None else f"a record of the {unit.recorded}"
             raise InputError(f"The arm {arm.name} has not {what}: leave it out of the plot.")
-        marks.append(Mark(arm.name, style, arm.evaluations, arm.average, arm.average_error))
-    return str(work_chart(marks, f"{comparison.dataset}: accuracy against evaluations", standing_alone=True))
+        marks.append(Mark(arm.name, style, work, arm.average, arm.average_error))
+    return str(work_chart(marks, f"{comparison.dataset}: accuracy against work", unit, standing_alone=True))
 
 
 class _Dataset:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .jobs import Job, SweepFolder, mean_evaluations
+from .jobs import Job, SweepFolder, mean_evaluations, sum_over_steps
 
 SECONDS_PER_DAY = 86400
 
@@ -44,7 +44,7 @@ def costs(sweep: SweepFolder) -> list[Cost]:
 
 def _cost(dataset: str, algorithm: str, jobs: list[Job]) -> Cost:
     def total(key: str) -> float:
-        return sum(_sum_over_steps(job.rows, key) for job in jobs)
+        return sum(sum_over_steps(job.rows, key) for job in jobs)
 
     return Cost(
         dataset,
@@ -62,13 +62,4 @@ def _cost(dataset: str, algorithm: str, jobs: list[Job]) -> Cost:
 
 def mean_over_steps(rows: list[dict], key: str) -> float:
     """The mean over all steps of a run, of a value that the host averages from row to row."""
-    return _sum_over_steps(rows, key) / (max(row["step"] for row in rows) + 1)
-
-
-def _sum_over_steps(rows: list[dict], key: str) -> float:
-    """The sum over all steps. A row has the mean since the previous row, so it counts once per step since then."""
-    total, previous = 0.0, -1
-    for row in sorted(rows, key=lambda row: row["step"]):
-        total += row.get(key, 0.0) * (row["step"] - previous)
-        previous = row["step"]
-    return total
+    return sum_over_steps(rows, key) / (max(row["step"] for row in rows) + 1)

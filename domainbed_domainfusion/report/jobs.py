@@ -55,6 +55,14 @@ class Job:
         return evaluations.read(self.folder) if kept is None else kept
 
     @property
+    def training_ldm_seconds(self) -> float | None:
+        """Seconds that generation and Latent Distillation took in the job's steps; None if they are not recorded."""
+        kept = self.rows[0].get("training_ldm_seconds") if self.rows else None
+        if kept is None and self.rows and all("generation_seconds" in row for row in self.rows):
+            return sum(sum_over_steps(self.rows, name) for name in ("generation_seconds", "ld_seconds"))
+        return kept
+
+    @property
     def last_error(self) -> str | None:
         """The last line of err.txt that is not empty, None if there is none."""
         path = self.folder / "err.txt"
@@ -84,13 +92,31 @@ class SweepFolder:
         return host.module("lib.query").Q([row for job in self.jobs for row in job.rows])
 
 
+def sum_over_steps(rows: list[dict], key: str) -> float:
+    """The sum over all steps. A row has the mean since the previous row, so it counts once per step since then."""
+    total, previous = 0.0, -1
+    for row in sorted(rows, key=lambda row: row["step"]):
+        total += row.get(key, 0.0) * (row["step"] - previous)
+        previous = row["step"]
+    return total
+
+
 def mean_evaluations(jobs: Sequence[Job]) -> float | None:
     """The mean of the evaluations of the U-Net over jobs with rows; 0 without a diffusion model.
 
     None if a job with one has no record, and without any job.
     """
+    return _mean_work(jobs, "ldm_evaluations")
+
+
+def mean_training_ldm_seconds(jobs: Sequence[Job]) -> float | None:
+    """The mean of `Job.training_ldm_seconds`, as `mean_evaluations` is that of the evaluations."""
+    return _mean_work(jobs, "training_ldm_seconds")
+
+
+def _mean_work(jobs: Sequence[Job], name: str) -> float | None:
     begun = [job for job in jobs if job.rows]
-    numbers = [job.ldm_evaluations for job in begun]
+    numbers = [getattr(job, name) for job in begun]
     if any(number is None and "ldm" in job.rows[0].get("hparams", {}) for job, number in zip(begun, numbers)):
         return None
     return sum(number or 0 for number in numbers) / len(numbers) if numbers else None

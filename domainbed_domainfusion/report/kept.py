@@ -1,8 +1,9 @@
 """Results that are kept: a sweep folder as one text file, one line per job, with what its tables and charts need.
 
-A line is a JSON object {"args": …, "hparams": …, "environments": ["A", …], "ldm_evaluations": …, "rows": [{"step": …,
-"env0_in_acc": …, …}, …]}; the evaluations of the U-Net are missing if there were none. `read_sweep` reads such a file
-as it reads a folder. Times, memory, checkpoints and the machine's paths are left out; no number is rounded.
+A line is a JSON object {"args": …, "hparams": …, "environments": ["A", …], "ldm_evaluations": …,
+"training_ldm_seconds": …, "rows": [{"step": …, "env0_in_acc": …, …}, …]}; the evaluations of the U-Net and the seconds
+are missing if there were none. `read_sweep` reads such a file as it reads a folder. Other times, memory, checkpoints
+and the machine's paths are left out; no number is rounded.
 """
 
 import json
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 KEPT = re.compile(r"step|epoch|env\d+_(in|out)_acc|(raw_|generated_)?loss|ld_\w+|confidence|generated_images")
 NOT_KEPT = ("ld_seconds",)
 LEFT_OUT_ARGS = ("data_dir",)
-SHARED = ("environments", "ldm_evaluations")  # of a line, which each of its rows gets
+SHARED = ("environments", "ldm_evaluations", "training_ldm_seconds")  # of a line, which each of its rows gets
 
 
 def write_kept(sweep: "SweepFolder", output: Path) -> None:
@@ -45,9 +46,10 @@ def _line(job: "Job", names: dict[str, tuple[str, ...]]) -> dict[str, Any]:
         for row in job.rows
     ]
     line = {"args": args, "hparams": job.rows[0].get("hparams", {}), "environments": names[args["dataset"]]}
-    evaluations = job.ldm_evaluations
-    if evaluations is not None:
-        line["ldm_evaluations"] = evaluations
+    for name in ("ldm_evaluations", "training_ldm_seconds"):
+        work = getattr(job, name)
+        if work is not None:
+            line[name] = work
     return {**line, "rows": rows}
 
 

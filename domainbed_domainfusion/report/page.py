@@ -198,7 +198,7 @@ def _work_chart(part: DatasetPart) -> Markup | None:
         for row in part.ranking
         if (evaluations := work[row.algorithm]) is not None and row.average is not None
     ]
-    if not any(mark.evaluations for mark in marks):
+    if not any(mark.work for mark in marks):
         return None
     return work_chart(marks, f"{part.name}: accuracy against evaluations of the diffusion model")
 

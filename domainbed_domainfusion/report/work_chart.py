@@ -20,22 +20,35 @@ STYLE_SHEET = Path(__file__).parent / "templates" / "page.css"
 
 
 @dataclass(frozen=True)
+class Unit:
+    """What the work is counted in: the axis's label, whether it is logarithmic, and a name for sentences."""
+
+    label: str
+    logarithmic: bool
+    recorded: str
+
+
+EVALUATIONS = Unit("evaluations of the diffusion model’s U-Net in a run", True, "U-Net's evaluations")
+SECONDS = Unit("seconds of generation and Latent Distillation in a run", False, "seconds of generation")
+
+
+@dataclass(frozen=True)
 class Mark:
-    """accuracy and error (standard error over the trials) in percent; evaluations: of the U-Net in a job, a mean."""
+    """accuracy and error (standard error over the trials) in percent; work: of the diffusion model in a job, a mean."""
 
     name: str
     style: int
-    evaluations: float
+    work: float
     accuracy: float
     error: float
 
 
-def work_chart(marks: Sequence[Mark], title: str, standing_alone: bool = False) -> Markup:
-    """An SVG: accuracy over the logarithm of the evaluations, and a column at the left for those without any.
+def work_chart(marks: Sequence[Mark], title: str, unit: Unit = EVALUATIONS, standing_alone: bool = False) -> Markup:
+    """An SVG: accuracy over the work, and a column at the left for marks without any.
 
     A vertical line is the standard error, up and down. `title` is for screen readers.
     """
-    axes = _Axes.of(marks)
+    axes = _Axes.of(marks, unit)
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}"'
     if standing_alone:
         size = f'xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" {size} style="{ALONE}"'
@@ -43,7 +56,7 @@ def work_chart(marks: Sequence[Mark], title: str, standing_alone: bool = False) 
     if standing_alone:
         parts.insert(1, f"<style>{escape(STYLE_SHEET.read_text())}</style>")
     for mark, name_y in zip(marks, _name_heights(marks, axes)):
-        x, y, style = axes.x(mark.evaluations), axes.y(mark.accuracy), f"s{mark.style % 7}"
+        x, y, style = axes.x(mark.work), axes.y(mark.accuracy), f"s{mark.style % 7}"
         low, high = axes.y(mark.accuracy - mark.error), axes.y(mark.accuracy + mark.error)
         name_x = _name_left(mark, axes)
         parts += [
@@ -57,29 +70,34 @@ def work_chart(marks: Sequence[Mark], title: str, standing_alone: bool = False) 
 
 @dataclass(frozen=True)
 class _Axes:
-    """From a mark's numbers to pixels. decades: the powers of ten at the two ends of the logarithmic axis."""
+    """From a mark's numbers to pixels. ends: of the work's axis, as powers of ten on a logarithmic one."""
 
-    decades: tuple[int, int] | None
+    unit: Unit
+    ends: tuple[float, float] | None
     low: float
     high: float
 
     @classmethod
-    def of(cls, marks: Sequence[Mark]) -> "_Axes":
-        logarithms = [math.log10(mark.evaluations) for mark in marks if mark.evaluations]
-        decades = None
-        if logarithms:
-            decades = math.floor(min(logarithms)), max(math.floor(min(logarithms)) + 1, math.ceil(max(logarithms)))
+    def of(cls, marks: Sequence[Mark], unit: Unit) -> "_Axes":
+        works = [mark.work for mark in marks if mark.work]
+        ends: tuple[float, float] | None = None
+        if works and unit.logarithmic:
+            first, last = math.log10(min(works)), math.log10(max(works))
+            ends = math.floor(first), max(math.floor(first) + 1, math.ceil(last))
+        elif works:
+            ends = 0, 1.06 * max(works)
         low = min(mark.accuracy - mark.error for mark in marks)
         high = max(mark.accuracy + mark.error for mark in marks)
         margin = 0.06 * (high - low) or 1.0
-        return cls(decades, low - margin, high + margin)
+        return cls(unit, ends, low - margin, high + margin)
 
-    def x(self, evaluations: float) -> float:
-        if not evaluations or self.decades is None:
+    def x(self, work: float) -> float:
+        if not work or self.ends is None:
             return LEFT + 24
-        first, last = self.decades
+        first, last = self.ends
         begin = LEFT + NONE_WIDTH
-        return begin + (math.log10(evaluations) - first) / (last - first) * (WIDTH - RIGHT - begin)
+        place = math.log10(work) if self.unit.logarithmic else work
+        return begin + (place - first) / (last - first) * (WIDTH - RIGHT - begin)
 
     def y(self, accuracy: float) -> float:
         return HEIGHT - BOTTOM - (accuracy - self.low) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)
@@ -95,20 +113,22 @@ class _Axes:
         parts.append('<text class="tick" x="4" y="12">accuracy in %</text>')
         parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - 20}"/>')
         places = [(self.x(0), "none")]
-        if self.decades is not None:
-            places += [(self.x(10.0**power), f"{10**power:,}") for power in range(self.decades[0], self.decades[1] + 1)]
+        if self.ends is not None and self.unit.logarithmic:
+            powers = range(round(self.ends[0]), round(self.ends[1]) + 1)
+            places += [(self.x(10.0**power), f"{10**power:,}") for power in powers]
+        elif self.ends is not None:
+            places += [(self.x(work), f"{work:,g}") for work in ticks(*self.ends, 6) if work]
         for x, label in places:
             parts.append(f'<path class="axis" d="M{x:.1f} {bottom}v5"/>')
             parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
         middle = (LEFT + WIDTH - RIGHT) / 2
-        axis = "evaluations of the diffusion model’s U-Net in a run"
-        parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{axis}</text>')
+        parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{self.unit.label}</text>')
         return parts
 
 
 def _name_left(mark: Mark, axes: _Axes) -> float:
     """Where a name begins. In the crowded column it is farther from its mark, so that the lines between can be told."""
-    return axes.x(mark.evaluations) + (NAME_LEFT if mark.evaluations else 3 * NAME_LEFT)
+    return axes.x(mark.work) + (NAME_LEFT if mark.work else 3 * NAME_LEFT)
 
 
 def _name_heights(marks: Sequence[Mark], axes: _Axes) -> list[float]:

@@ -13,7 +13,7 @@ from domainbed_domainfusion.report import write
 from domainbed_domainfusion.report.compare import compare, markdown, plot
 from domainbed_domainfusion.report.jobs import read_sweep
 from domainbed_domainfusion.report.kept import write_kept
-from domainbed_domainfusion.report.work_chart import Mark, work_chart
+from domainbed_domainfusion.report.work_chart import SECONDS, Mark, work_chart
 
 from .made_up import write_sweep
 
@@ -51,6 +51,26 @@ def test_an_arms_work_is_the_mean_over_its_jobs_also_in_kept_results(sweeps, tmp
         assert "U-Net" not in markdown(found)
 
 
+def test_an_arms_seconds_are_those_of_all_its_steps_also_in_kept_results(sweeps, tmp_path):
+    """Rows hold means over the steps since the row before."""
+    write_kept(read_sweep(sweeps[0]), tmp_path / "kept.jsonl")
+    expected = []
+    for results in sweeps[0].glob("*/results.jsonl"):
+        before, total = -1, 0.0
+        for row in map(json.loads, results.read_text().splitlines()):
+            total += (row["generation_seconds"] + row["ld_seconds"]) * (row["step"] - before)
+            before = row["step"]
+        expected.append(total)
+    mean = sum(expected) / len(expected)
+    assert mean > 1
+    for paths in (sweeps, [tmp_path / "kept.jsonl", sweeps[1]]):
+        found = compare(paths)
+        assert found.arms[0].seconds == pytest.approx(mean) and [arm.seconds for arm in found.arms[1:]] == [0, 0]
+        lines = markdown(found, evaluations=True, seconds=True).splitlines()
+        assert lines[2].endswith("| U-Net evaluations | LDM seconds |")
+        assert lines[4].endswith(f"| 1,004 | {mean:,.0f} |") and lines[5].endswith("| 0 | 0 |")
+
+
 def test_work_that_was_not_recorded_is_a_dash_and_no_mark(sweeps):
     next(sweeps[0].iterdir()).joinpath(FILE).unlink()
     found = compare(sweeps)
@@ -58,6 +78,10 @@ def test_work_that_was_not_recorded_is_a_dash_and_no_mark(sweeps):
     assert markdown(found, evaluations=True).splitlines()[4].endswith("| – |")
     with pytest.raises(InputError, match="The arm full has not a record of the U-Net's evaluations"):
         plot(found)
+    for results in sweeps[0].glob("*/results.jsonl"):
+        results.write_text(results.read_text().replace('"generation_seconds"', '"other"'))
+    with pytest.raises(InputError, match="The arm full has not a record of the seconds of generation"):
+        plot(compare(sweeps), SECONDS)
 
 
 def test_jobs_without_a_row_change_nothing(sweeps):
@@ -77,6 +101,15 @@ def test_marks_stand_at_the_logarithm_of_their_work_and_at_their_accuracy():
     assert xs[0] < xs[1] and xs[2] - xs[1] == pytest.approx(xs[3] - xs[2], abs=0.2)
     for i in range(1, 4):
         assert (ys[0] - ys[i]) / (ys[0] - ys[2]) == pytest.approx((numbers[i][1] - 40) / 20, abs=0.01)
+
+
+def test_seconds_begin_at_zero_and_are_not_logarithmic():
+    marks = [Mark("m", i, work, 50.0 + i, 0.0) for i, work in enumerate([0, 100, 200, 400])]
+    circles, _ = drawn(chart := work_chart(marks, "title", SECONDS))
+    xs = [x for x, _ in circles]
+    assert xs[3] - xs[2] == pytest.approx(2 * (xs[2] - xs[1]), abs=0.3)
+    assert xs[0] < xs[1] - (xs[2] - xs[1])  # without work: left of where zero seconds would be
+    assert "seconds of generation and Latent Distillation" in chart and ">400</text>" in chart
 
 
 def test_no_name_covers_another():
@@ -100,8 +133,11 @@ def test_the_verb_prints_the_column_and_writes_the_plot(sweeps, tmp_path, capsys
     assert cli.main(["compare", *map(str, sweeps), "--evaluations", "--plot", str(plotted)]) == 0
     assert "| 1,004 |" in capsys.readouterr().out
     assert [name for name, _, _ in drawn(plotted.read_text())[1]] == ["full", "rivals: ERM", "rivals: SAM"]
-    with pytest.raises(InputError, match="takes no --evaluations, --plot or --trials"):
-        cli.run(["compare", "--left_out", "--evaluations", str(sweeps[0])])
+    assert cli.main(["compare", *map(str, sweeps), "--seconds", "--plot", str(plotted)]) == 0
+    assert "| LDM seconds |" in capsys.readouterr().out and "seconds of generation" in plotted.read_text()
+    for option in ("--evaluations", "--seconds"):
+        with pytest.raises(InputError, match="takes no --evaluations, --seconds, --plot or --trials"):
+            cli.run(["compare", "--left_out", option, str(sweeps[0])])
 
 
 def test_the_report_has_the_plot_if_a_diffusion_model_worked(sweeps, tmp_path):
