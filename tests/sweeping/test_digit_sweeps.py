@@ -33,7 +33,12 @@ def test_every_file_is_right_and_says_what_a_user_asks_first(file):
 
 
 @pytest.mark.parametrize(
-    "name, without_comparison", [("choices", {"choose-erm", "choose-strength-0.8"}), ("ablations", {"ablate-full"})]
+    "name, without_comparison",
+    [
+        ("choices", {"choose-erm", "choose-strength-0.8"}),
+        ("ablations", {"ablate-full"}),
+        ("levers", {"lever-none"}),
+    ],
 )
 def test_each_arm_changes_from_another_one_what_its_comment_names(name, without_comparison):
     text = (ROOT / "sweeps" / "digits" / f"{name}.txt").read_text()
