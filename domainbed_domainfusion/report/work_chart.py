@@ -11,7 +11,8 @@ from .charts import LABEL_GAP, ticks
 
 WIDTH, HEIGHT = 760, 460
 LEFT, RIGHT, TOP, BOTTOM = 42, 190, 24, 46  # the right margin holds a name beside the last mark
-NONE_WIDTH = 170  # of the column at the left for methods without a diffusion model
+NONE_WIDTH, NONE_AT = 170, 24  # of the column at the left for methods without a diffusion model; its marks' place
+NARROWEST = 150  # of the work's axis, which long names in that column may push to the right
 LETTER = 7.0  # width of a letter of a name, in pixels
 NAME_LEFT = 12  # from a mark to its name
 #: The pages' style sheet, which an SVG that stands alone needs inside.
@@ -70,10 +71,12 @@ def work_chart(marks: Sequence[Mark], title: str, unit: Unit = EVALUATIONS, stan
 
 @dataclass(frozen=True)
 class _Axes:
-    """From a mark's numbers to pixels. ends: of the work's axis, as powers of ten on a logarithmic one."""
+    """From a mark's numbers to pixels. ends: of the work's axis, as powers of ten on a logarithmic one; begin: where
+    it begins, in pixels."""
 
     unit: Unit
     ends: tuple[float, float] | None
+    begin: float
     low: float
     high: float
 
@@ -86,18 +89,19 @@ class _Axes:
             ends = math.floor(first), max(math.floor(first) + 1, math.ceil(last))
         elif works:
             ends = 0, 1.06 * max(works)
+        names = [NONE_AT + 3 * NAME_LEFT + LETTER * len(mark.name) for mark in marks if not mark.work]
+        begin = min(LEFT + max([NONE_WIDTH, *names]), WIDTH - RIGHT - NARROWEST)
         low = min(mark.accuracy - mark.error for mark in marks)
         high = max(mark.accuracy + mark.error for mark in marks)
         margin = 0.06 * (high - low) or 1.0
-        return cls(unit, ends, low - margin, high + margin)
+        return cls(unit, ends, begin, low - margin, high + margin)
 
     def x(self, work: float) -> float:
         if not work or self.ends is None:
-            return LEFT + 24
+            return LEFT + NONE_AT
         first, last = self.ends
-        begin = LEFT + NONE_WIDTH
         place = math.log10(work) if self.unit.logarithmic else work
-        return begin + (place - first) / (last - first) * (WIDTH - RIGHT - begin)
+        return self.begin + (place - first) / (last - first) * (WIDTH - RIGHT - self.begin)
 
     def y(self, accuracy: float) -> float:
         return HEIGHT - BOTTOM - (accuracy - self.low) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)

@@ -122,6 +122,12 @@ def test_no_name_covers_another():
             assert apart, f"{one} and {other}"
 
 
+def test_a_long_name_without_work_ends_before_the_works_axis():
+    marks = [Mark("family-classifiers: Hutchinson", 0, 0, 50.0, 0.0), Mark("CDGA", 1, 100, 49.9, 0.0)]
+    (_, (x, _)), ((name, left, _), _) = drawn(work_chart(marks, "title"))
+    assert left + 6.5 * len(name) < x
+
+
 def test_one_mark_and_no_diffusion_model_can_be_drawn():
     for work in (0, 1, 12345):
         circles, _ = drawn(work_chart([Mark("ERM", 0, work, 50.0, 0.0)], "title"))
