@@ -239,6 +239,19 @@ def test_what_draws_of_latent_distillation_leave_to_chance_is_that_of_the_result
     assert all(row[1:] == [reading[row[0]] for reading in prices] for row in rows)
 
 
+def test_what_a_distilled_encoder_saves_and_costs_is_that_of_the_results():
+    text = " ".join((DOCS / "speed-and-exactness.md").read_text().split())
+    folder = ROOT / "benchmarks" / "results"
+    full = json.loads((folder / "cpu-ld-encoder-sd1.json").read_text())["ratios"].values()
+    low, high = (f"{number:.2f}" for number in (min(r["median"] for r in full), max(r["median"] for r in full)))
+    assert f"LD takes {low} to {high} of its seconds then, in each reading" in text
+    errors, costs = json.loads((folder / "cpu-ld-encoder.json").read_text())["tables"]
+    for error, cost in zip(errors, costs, strict=True):
+        columns = ("reading", "same sign", "cosine", "error by one draw's chance")
+        cells = [*(error[column] for column in columns), cost["ratio"].split()[0]]
+        assert f"| {' | '.join(cells)} |" in text
+
+
 def test_the_price_of_resuming_is_that_of_the_results():
     content = json.loads((ROOT / "benchmarks" / "results" / "cpu-resume.json").read_text())
     text = (DOCS / "resume.md").read_text()
