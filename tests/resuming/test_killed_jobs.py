@@ -15,6 +15,7 @@ from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.resuming.job_lock import JobLock
 from domainbed_domainfusion.sweeping import host_scripts
 
+from ..forks import ROOT
 from . import jobs, tiny_folder
 
 #: Twelve updates, 30 evaluations, five rows, six saves, eleven checkpoints, twelve batches in four rounds.
@@ -161,7 +162,7 @@ def test_a_sweep_that_was_killed_goes_on(data, tmp_path):
     ]
     words += ["--output_dir", str(tmp_path), "--command_launcher", "cores", "--skip_confirmation"]
     command = [sys.executable, "-W", "ignore", "-m", f"{host.NAME}.scripts.sweep", "launch", *words]
-    paths = [str(jobs.ROOT), os.environ.get("DOMAINBED_DIR", ""), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), os.environ.get("DOMAINBED_DIR", ""), os.environ.get("PYTHONPATH", "")]
     environment = {
         **host_scripts.script_environment(),
         "DOMAINFUSION_RESUME": "0.0",
