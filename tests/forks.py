@@ -69,23 +69,19 @@ class Forks:
         printed = [Path(self._output(name)).read_text(errors="replace") for name in ("stdout", "stderr")]
         return subprocess.CompletedProcess(self._command, status, *printed)
 
-    def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
-
     def _output(self, name: str) -> str:
         return os.path.join(self._folder.name, name)
 
 
 @functools.cache
-def _of_this_process() -> Forks:
+def shared() -> Forks:
+    """The forks of all tests of this process, made at the first call. They end with the process."""
     return Forks()
 
 
 def run(module: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    """`Forks.start` and `wait` in the forks that all tests of this process share."""
-    forks = _of_this_process()
+    """`Forks.start` and `wait` in the shared forks."""
+    forks = shared()
     forks.start(module, *arguments, **options)
     return forks.wait()
 

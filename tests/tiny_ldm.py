@@ -26,6 +26,22 @@ SIZES = {
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
+def make_tiny_autoencoder(folder, seed: int = 0) -> Path:
+    """Write a random AutoencoderTiny that fits the "tiny" model, with another scaling factor; its folder."""
+    from diffusers import AutoencoderTiny
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+            scaling_factor=1.7,
+        ).save_pretrained(folder)
+    return Path(folder)
+
+
 def make_tiny_stable_diffusion(
     folder, seed: int = 0, size: str = "tiny", dtype: torch.dtype = torch.float32, **unet_options
 ) -> Path:

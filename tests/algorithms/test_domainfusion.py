@@ -17,7 +17,7 @@ from domainbed_domainfusion.hosting import context, host
 from domainbed_domainfusion.seeding import seed_of
 
 from ..conftest import TinyDigits, WiredDigits
-from ..tiny_ldm import make_tiny_stable_diffusion
+from ..tiny_ldm import make_tiny_autoencoder, make_tiny_stable_diffusion
 
 FAST = {"denoising_steps": 3, "generation_interval": 1, "ld_images": 2, "gallery": 0}
 
@@ -173,18 +173,9 @@ def test_a_run_with_other_hparams_or_another_model_takes_nothing_that_was_saved(
     assert "(seed: 0 there, 1 here)" in capsys.readouterr().out
     assert len(list((tmp_path / "generated").glob("rounds-set-aside-*"))) == 3
 
-    import diffusers
-
     decoder = tmp_path / "decoder"
     for seed in (0, 1):  # the second decoder replaces the first in the same folder
-        torch.manual_seed(seed)
-        diffusers.AutoencoderTiny(
-            encoder_block_out_channels=(8, 8, 8),
-            decoder_block_out_channels=(8, 8, 8),
-            num_encoder_blocks=(1, 1, 1),
-            num_decoder_blocks=(1, 1, 1),
-            latent_channels=4,
-        ).save_pretrained(decoder)
+        make_tiny_autoencoder(decoder, seed)
         capsys.readouterr()
         run(strength=0.7, ldm=str(other), ldm_decoder=str(decoder)).update(1)
     assert "(decoder_sha256: " in capsys.readouterr().out

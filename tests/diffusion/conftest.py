@@ -8,7 +8,7 @@ import torch
 
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompts import Prompts
-from tests.tiny_ldm import make_tiny_stable_diffusion
+from tests.tiny_ldm import make_tiny_autoencoder, make_tiny_stable_diffusion
 
 CLASS_NAMES = ["dog", "cat", "giraffe"]
 
@@ -27,17 +27,7 @@ def broken(folder, tmp_path):
 @pytest.fixture(scope="session")
 def autoencoder(tmp_path_factory):
     """The folder of one like TAESD, but small, with 4 pixels per latent and another scaling factor than the VAE's."""
-    folder = tmp_path_factory.mktemp("autoencoder")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        diffusers.AutoencoderTiny(
-            encoder_block_out_channels=(8, 8, 8),
-            decoder_block_out_channels=(8, 8, 8),
-            num_encoder_blocks=(1, 1, 1),
-            num_decoder_blocks=(1, 1, 1),
-            scaling_factor=1.7,
-        ).save_pretrained(folder)
-    return folder
+    return make_tiny_autoencoder(tmp_path_factory.mktemp("autoencoder"))
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,8 @@ collect_ignore = [] if os.environ.get("KILL_TESTS") else ["test_killed_jobs.py"]
 
 
 @pytest.fixture(scope="session")
-def runner(tmp_path_factory):
-    runner = jobs.Runner()
-    yield runner
-    runner.close()
+def runner():
+    return jobs.Runner()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 
 from domainbed_domainfusion.hosting import host
 
-from ..forks import Forks
+from .. import forks
 from . import tiny_folder
 
 #: Columns that depend on the clock.
@@ -19,7 +19,7 @@ class Runner:
     """Runs jobs in forks of one process that has imported the slow libraries (`tests.forks`)."""
 
     def __init__(self) -> None:
-        self._forks = Forks()
+        self._forks = forks.shared()
 
     def start(self, job: Path, data: Path, algorithm: str, moment: str = "none", resume: str = "0.0", **hparams) -> int:
         """Start a job that is killed at `moment` (see `kill_at`); its process number.
@@ -44,9 +44,6 @@ class Runner:
         """`start` and `wait`."""
         self.start(*arguments, **options)
         return self.wait()
-
-    def close(self) -> None:
-        self._forks.close()
 
 
 def rows(job: Path) -> list[dict]:

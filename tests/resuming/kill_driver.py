@@ -59,7 +59,6 @@ def main() -> int:
             outcome = f"NOT EQUAL: {', '.join(found)}" if found else "equal"
             print(f"{number + 1:3} {algorithm:12} killed at {' and '.join(killed_at):32} {outcome}", flush=True)
             shutil.rmtree(job)
-        runner.close()
     print(f"{arguments.runs - unequal} of {arguments.runs} runs equal")
     return 1 if unequal else 0
 
