@@ -7,13 +7,13 @@ import argparse
 import importlib
 import sys
 import warnings
-from pathlib import Path
 
 import torch
 
 from domainbed_domainfusion.errors import InputError, exit_status
 
 from . import models
+from .arguments import json_file
 from .machine import describe
 
 REPEATS = {"ld": 5, "candidates": 3, "step": 3, "levers": 3, "sweep": 2}
@@ -27,8 +27,6 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError("--repeats must be at least 1.")
     if arguments.compile and arguments.suite != "candidates":
         raise InputError("--compile compiles generation: use it with --suite candidates.")
-    if arguments.output and arguments.output.suffix != ".json":
-        raise InputError(f"--output must end in .json, because the table goes to a .md beside it: {arguments.output}.")
     dtype = arguments.dtype or ("float16" if arguments.device == "cuda" else "float32")
     warnings.filterwarnings("ignore", message="(?s).*(clip_sample|steps_offset|torch_dtype)", category=FutureWarning)
     suite = importlib.import_module(f".{arguments.suite}", __package__)
@@ -71,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=["kernels", "cuda_graphs"],
         help="with --suite candidates: ours with torch.compile, on a GPU also as CUDA graphs",
     )
-    parser.add_argument("--output", type=Path, help="a .json file; the table goes to the .md beside it")
+    parser.add_argument("--output", type=json_file, help="a .json file; the table goes to the .md beside it")
     return parser
 
 

@@ -7,7 +7,6 @@ Budgets of generation are divided alike, so generation has the share of a run th
 each step in turns, on the same minibatch.
 """
 
-import argparse
 import inspect
 import json
 import sys
@@ -24,6 +23,7 @@ from domainbed_domainfusion.errors import InputError, exit_status, unknown_name
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.sweeping import sweep_files
 
+from .arguments import arguments
 from .code_lines import code_lines
 from .host_run import HostData
 from .peak_memory import extra_peak
@@ -259,13 +259,11 @@ def _bytes(own: int, reference: int) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument(
         "--algorithms", nargs="+", default=host.our_algorithms(), help="default: all that the plugin has"
     )
     parser.add_argument("--repeats", type=int, default=3, help="runs that are counted (default: %(default)s)")
-    parser.add_argument("--data_dir", type=Path, required=True, help="where DigitStyles is or will be")
-    parser.add_argument("--output", type=Path, required=True, help="a JSON file; the tables go beside it as .md")
     given = parser.parse_args()
     results = run([name for name in given.algorithms if name != ERM], given.data_dir, given.repeats)
     return keep_and_print(results, given.output, "algorithms")

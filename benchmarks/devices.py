@@ -4,20 +4,20 @@ On GPUs: `--devices cuda:0 cuda:1 --dataset PACS`. The settings are the hparams'
 random. Both sides run in processes of `generated.device_pool`, in turns. The images of both are compared.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.diffusion.prompted import PromptedModel
+from domainbed_domainfusion.errors import exit_status
 from domainbed_domainfusion.generated.dataset import Batch, candidate_seeds
 from domainbed_domainfusion.generated.device_pool import DevicePool, devices_of
 from domainbed_domainfusion.hosting.hparams import added_defaults
 
+from .arguments import arguments
 from .results import Results, Table, keep_and_print, shown
 from .timing import Spread, interleaved, paired_ratio
 
@@ -25,13 +25,12 @@ CLASSES = 10
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, data=None)
     parser.add_argument("--devices", nargs="+", required=True, help="as in the hparam generation_devices")
     parser.add_argument("--dataset", default="DigitStyles", help="whose defaults are used (default: %(default)s)")
     parser.add_argument("--ldm", help="another diffusion model")
     parser.add_argument("--images", type=int, default=256, help="of a round (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="a JSON file; the table goes beside it as .md")
     given = parser.parse_args()
     hparams = {**added_defaults("DomainFusion", given.dataset), **({"ldm": given.ldm} if given.ldm else {})}
     results = run(hparams, given.devices, given.images, given.repeats)
@@ -81,4 +80,4 @@ def _batches(hparams: dict[str, Any], images: int) -> Iterator[Batch]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

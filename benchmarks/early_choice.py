@@ -4,7 +4,6 @@ A classifier is trained as ERM on three domains of DigitStyles. Then content and
 training images after each possible number of steps, and the choices are compared with those among the whole candidates.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.pixels import PixelRange
 from domainbed_domainfusion.seeding import seed_of
 
+from .arguments import arguments
 from .host_run import HostData
 from .results import Results, Table, keep_and_print
 
@@ -93,9 +93,7 @@ def run(data_dir: Path, images: int, training_steps: int) -> Results:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", type=Path, required=True, help="where DigitStyles is or will be")
-    parser.add_argument("--output", type=Path, required=True, help="a JSON file; the tables go beside it as .md")
+    parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=150, help="training images (default: %(default)s)")
     parser.add_argument("--training_steps", type=int, default=150, help="of the classifier (default: %(default)s)")
     given = parser.parse_args()

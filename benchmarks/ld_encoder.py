@@ -26,6 +26,7 @@ from domainbed_domainfusion.hosting.ld_presets import LD_PRESETS
 from domainbed_domainfusion.seeding import generator_of, seed_of
 
 from . import models
+from .arguments import arguments
 from .host_run import HostData
 from .results import Results, Table, keep_and_print, shown
 from .timing import interleaved, paired_ratio
@@ -171,9 +172,8 @@ def _add_costs(compared: Compared, device: str, results: Results) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = arguments(__doc__, data=None)
     parser.add_argument("--data_dir", type=Path, help="where DigitStyles is or will be, or the dataset's folder is")
-    parser.add_argument("--output", type=Path, required=True, help="a JSON file; the tables go beside it as .md")
     parser.add_argument("--ldm", default="pocket", help='as the hparam; or "random" (default: %(default)s)')
     parser.add_argument("--encoder", help="as the hparam ld_encoder, such as madebyollin/taesd; default: distilled")
     parser.add_argument("--dataset", default="DigitStyles", help="(default: %(default)s)")

@@ -5,7 +5,6 @@ The coefficients a_i of the same training images of DigitStyles at the same conf
 fresh timesteps and noise. Each way to draw has its variance and its seconds, beside those of one draw.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.hosting.ld_presets import LD_PRESETS
 from domainbed_domainfusion.seeding import generator_of, seed_of
 
+from .arguments import arguments
 from .host_run import HostData
 from .results import Results, Table, keep_and_print, shown
 from .timing import interleaved, paired_ratio
@@ -130,9 +130,7 @@ def _measure(preset: str, draws: Draws, sets: int, results: Results) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data_dir", type=Path, required=True, help="where DigitStyles is or will be")
-    parser.add_argument("--output", type=Path, required=True, help="a JSON file; the tables go beside it as .md")
+    parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=12, help="training images (default: %(default)s)")
     parser.add_argument("--sets", type=int, default=200, help="of random numbers (default: %(default)s)")
     given = parser.parse_args()

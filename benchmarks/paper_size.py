@@ -4,7 +4,6 @@ All jobs of the sweep files are written with made-up results, as if they were do
 a row for every checkpoint, random accuracies. Then each tool runs once in a process of its own. Nothing is trained.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,11 +15,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from domainbed_domainfusion.errors import exit_status
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.seeding import seed_of
 from domainbed_domainfusion.sweeping import sweep_files
 from domainbed_domainfusion.sweeping.host_scripts import script_environment
 
+from .arguments import arguments
 from .results import Results, Table, keep_and_print
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
@@ -43,12 +44,11 @@ OF_DOMAINFUSION = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, data=None)
     parser.add_argument(
         "files", nargs="*", type=Path, default=sorted(SWEEPS.glob("*.txt")), help="default: sweeps/*.txt"
     )
     parser.add_argument("--checkpoints", type=int, default=CHECKPOINTS, help="rows of each job (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="a JSON file; the table goes beside it as .md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = run(Path(folder), given.files, given.checkpoints)
@@ -58,12 +58,9 @@ def main() -> int:
 def run(folder: Path, files: list[Path], checkpoints: int) -> Results:
     """Write the jobs of the sweep files below `folder`, then time each tool on them."""
     runs, together = folder / "runs", folder / "together"
-    arguments = ["--data_dir", "data", "--output_dir", str(runs), "--command_launcher", "local", "--skip_confirmation"]
+    launch = ["--data_dir", "data", "--output_dir", str(runs), "--command_launcher", "local", "--skip_confirmation"]
     jobs = {
-        job.output_dir: job
-        for path in files
-        for sweep in sweep_files.read(path).sweeps
-        for job in sweep.jobs(arguments)
+        job.output_dir: job for path in files for sweep in sweep_files.read(path).sweeps for job in sweep.jobs(launch)
     }
     together.mkdir()
     for job in tqdm(jobs.values(), desc="writing", unit="job"):
@@ -76,7 +73,7 @@ def run(folder: Path, files: list[Path], checkpoints: int) -> Results:
         "sweep status": [[*ours, "sweep", "status", str(together)]],
         "collect_results": [[*hosts, f"{host.NAME}.scripts.collect_results", "--input_dir", str(together)]],
         "report": [[*ours, "report", "--input_dir", str(together), "--output", str(folder / "report.html")]],
-        "sweep launch, nothing to do": [[*ours, "sweep", "launch", str(path), *arguments] for path in files],
+        "sweep launch, nothing to do": [[*ours, "sweep", "launch", str(path), *launch] for path in files],
     }
     number = len(list(together.iterdir()))
     results = Results("paper_size", "made-up results", {"jobs": number, "rows of each": checkpoints})
@@ -136,4 +133,4 @@ def _measured(command: list[str]) -> tuple[float, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -4,7 +4,6 @@ One job trains to its half, gets SIGTERM, is started again and ends. In both pro
 itself is measured beside the time of the training that it wraps, so other load on the machine affects both.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -18,10 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from domainbed_domainfusion.errors import exit_status
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.resuming import switch
 from domainbed_domainfusion.sweeping.quickstart import QUICKSTART_HPARAMS
 
+from .arguments import arguments
 from .results import Results, Table, keep_and_print
 
 ALGORITHMS = ("ERM", "DomainFusion")
@@ -138,15 +139,13 @@ def run(algorithms: list[str], steps: int, data_dir: Path) -> Results:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS))
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--data_dir", type=Path, required=True, help="where DigitStyles is or will be")
-    parser.add_argument("--output", type=Path, required=True, help="a JSON file; the table goes beside it as .md")
     given = parser.parse_args()
     results = run(given.algorithms, given.steps, given.data_dir)
     return keep_and_print(results, given.output, "resume")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -6,7 +6,6 @@ trained as ERM chooses among them. So each lever has its evaluations and seconds
 without it, and how many choices of content and style stay the same.
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from domainbed_domainfusion.generated.generation import Generation
 from domainbed_domainfusion.hosting import host
 from domainbed_domainfusion.pixels import psnr
 
+from .arguments import arguments
 from .early_choice import CANDIDATES, DATASET, SCHEDULES, generated, judged_images, seeds_of
 from .results import Results, Table, keep_and_print, shown
 from .timing import interleaved, paired_ratio
@@ -86,9 +86,7 @@ def _table(samplers: dict[str, CandidateSampler], judged: Judged, seconds: dict[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data_dir", type=Path, required=True, help="where DigitStyles is or will be")
-    parser.add_argument("--output", type=Path, required=True, help="a JSON file; the tables go beside it as .md")
+    parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=60, help="training images (default: %(default)s)")
     parser.add_argument("--training_steps", type=int, default=150, help="of the classifier (default: %(default)s)")
     given = parser.parse_args()
