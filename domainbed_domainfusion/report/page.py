@@ -140,12 +140,14 @@ def _headline(content: Content) -> str:
     for part in content.datasets:
         if not part.ranking:
             continue
-        best, *others = part.ranking
+        best = one_decimal(part.ranking[0].average)
+        leaders = [row.algorithm for row in part.ranking if one_decimal(row.average) == best]
+        others = part.ranking[len(leaders) :]
         behind = _listed([f"{row.algorithm} ({one_decimal(row.average)}{NARROW_PERCENT})" for row in others])
         rest = f", before {behind}" if others else ""
         sentences.append(
-            f"On {part.name}, {best.algorithm} reaches {one_decimal(best.average)}{NARROW_PERCENT} on domains left out "
-            f"of training, averaged over {len(best.cells)} of them{rest}."
+            f"On {part.name}, {_listed(leaders)} {'reach' if len(leaders) > 1 else 'reaches'} {best}{NARROW_PERCENT} "
+            f"on domains left out of training, averaged over {len(part.ranking[0].cells)} of them{rest}."
         )
     if not sentences and any(part.by_training for part in content.datasets):
         return "No run left out a single domain: the numbers stand below, by training environments."

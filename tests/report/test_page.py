@@ -19,7 +19,7 @@ from domainbed_domainfusion.report.charts import Series, limits_of, line_chart, 
 from domainbed_domainfusion.report.page import duration, signed
 from domainbed_domainfusion.report.pictures import read_gallery
 
-from .made_up import write_gallery
+from .made_up import TARGETS, write_gallery, write_sweep
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -97,6 +97,18 @@ def test_the_finding_stands_first(outline):
     )
     assert "12 of 12 runs finished, 301 steps each; 1 trial." in text
     assert "Not complete" not in text
+
+
+def test_the_finding_at_a_tie(tmp_path, monkeypatch):
+    """Equal in the digits that are shown: none of the two is before the other."""
+    erm = TARGETS["ERM"]
+    monkeypatch.setitem(TARGETS, "SAM", (erm[0] + 1e-5, *erm[1:]))
+    write_sweep(tmp_path / "runs", algorithms=("ERM", "SAM"))
+    page, _, _ = write(tmp_path / "runs", tmp_path / "report.html")
+    text = " ".join(Outline(page.read_text()).text.split())
+    assert re.search(
+        r"On PACS, SAM and ERM reach 4\d\.\d % on domains left out of training, averaged over 4 of them\.", text
+    )
 
 
 def test_markdown_and_latex_hold_the_same_cells_as_the_page(written, outline):
