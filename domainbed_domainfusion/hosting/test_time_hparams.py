@@ -1,6 +1,6 @@
 """Rows of the table of hparams (`hparams`) for the methods that use the diffusion model at test time.
 
-Beside these each has the diffusion model's own rows, `hparams.LDM`.
+Beside these each has the diffusion model's own rows, `domainfusion_hparams.LDM`.
 """
 
 from .hparam import (

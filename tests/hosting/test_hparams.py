@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from domainbed_domainfusion.errors import InputError
-from domainbed_domainfusion.hosting import host, hparams, ld_presets
+from domainbed_domainfusion.hosting import domainfusion_hparams, host, hparams, ld_presets
 
 DATASETS = ["Debug28", "Debug224", "PACS", "VLCS", "OfficeHome", "TerraIncognita", "DomainNet", "DigitStyles"]
 ALGORITHMS = [
@@ -71,7 +71,7 @@ def test_the_paper_searches_and_values():
 def test_the_zero_shot_classifiers_share_the_diffusion_model_and_nothing_else_of_domainfusions():
     names = {algorithm: {row.name for row in hparams.TABLES[algorithm]} for algorithm in ALGORITHMS[2:]}
     for algorithm in ("DiffusionClassifier", "TextToImageClassifier"):
-        assert names[algorithm] & names["DomainFusion"] == {row.name for row in hparams.LDM}
+        assert names[algorithm] & names["DomainFusion"] == {row.name for row in domainfusion_hparams.LDM}
         drawn = host.hparams_registry.random_hparams(algorithm, "PACS", 7)
         assert {name: drawn[name] for name in names[algorithm]} == hparams.added_defaults(algorithm, "PACS")
 
@@ -147,5 +147,7 @@ def test_a_preset_fills_in_what_is_null_and_no_more():
 
 def test_presets_name_the_same_hparams_and_all_of_them_may_be_null():
     names = [set(preset) for preset in ld_presets.LD_PRESETS.values()]
-    nullable = {row.name for row in hparams.DOMAINFUSION if row.name.startswith("ld_") and row.default is None}
+    nullable = {
+        row.name for row in domainfusion_hparams.DOMAINFUSION if row.name.startswith("ld_") and row.default is None
+    }
     assert all(each == nullable - {"ld_encoder"} for each in names)
