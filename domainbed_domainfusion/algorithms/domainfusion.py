@@ -34,6 +34,7 @@ from ..resuming import switch
 from ..resuming.own_state import RESUME_FOLDER
 from ..stopwatch import Stopwatch
 from .distillation_term import DistillationTerm, Term, gradient_ratio, without_distillation
+from .domain_models import check_invariant_guidance, guided_model
 
 Minibatches = list[tuple[Tensor, Tensor]]  # [(x (B, C, H, W), y (B,))], one for each training domain
 
@@ -65,6 +66,8 @@ class DomainFusion(host.algorithms.ERM):
         self.uses_diffusion = self.uses_generated or hparams["lambda2"] > 0
         if self.uses_diffusion:
             ldm = resolve_source(hparams["ldm"], hparams["ldm_revision"], hparams["ldm_decoder"], hparams["scheduler"])
+            if hparams["invariant_steps"]:
+                check_invariant_guidance(ldm, hparams)
             if hparams["ld_encoder"]:
                 resolve_tiny_half(hparams["ld_encoder"], ldm, "encoder")
 
@@ -140,7 +143,7 @@ class DomainFusion(host.algorithms.ERM):
 
         devices = devices_of(self.hparams["generation_devices"], device) if self.uses_generated else []
         model = PromptedModel.load(self.hparams, self.class_names, device)
-        sampler = CandidateSampler.of(model, self.hparams)
+        sampler = CandidateSampler.of(guided_model(model, self.hparams), self.hparams)
         self.distillation = LatentDistillation.of(model, self.hparams)
         pool = DevicePool(sampler, devices, self.hparams, self.class_names) if devices else None
         cache = self._candidate_cache(sampler)

@@ -37,7 +37,7 @@ class DSI(DiffusionAtTestTime):
                 "give start times up to dsi_steps."
             )
         if hparams["dsi_finetune_steps"] and context.current().in_splits:
-            check_fine_tuning(self.ldm_path, hparams)
+            check_fine_tuning(self.ldm_path, hparams, len(context.current().in_splits), "dsi_finetune_steps")
         self._views = ImageCache(int(hparams["test_time_cache_gb"] * 2**30))
         self._domain_models: list | None = None
 

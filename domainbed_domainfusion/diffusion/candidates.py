@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .feature_reuse import FeatureReuse
+from .invariant_guidance import InvariantGuidance
 from .micro_batches import in_micro_batches
 from .model import LatentDiffusion
 from .prompted import PromptedModel
@@ -109,7 +110,14 @@ class CandidateSampler:
 
     @classmethod
     def of(cls, model: PromptedModel, hparams: dict[str, Any]) -> "CandidateSampler":
-        """The sampler that a run's hparams describe. Raises InputError as the constructor does."""
+        """The sampler that a run's hparams describe.
+
+        Raises InputError as the constructor does, and if the guidance of `invariant_steps` has not been learned.
+        """
+        if hparams.get("invariant_steps") and not isinstance(model.ldm._unet, InvariantGuidance):
+            raise InputError(
+                "invariant_steps learns on the training domains of a training run, and here there is none: set it to 0."
+            )
         return cls(
             model.ldm,
             model.prompts,

@@ -139,6 +139,8 @@ class StandIns:
         self._set_backbone(job, hparams)
         if job.algorithm in TEST_TIME:
             self._leave_out_diffusion(job, hparams)
+        if hparams.get("invariant_steps"):
+            self._leave_out_invariant_guidance(job, hparams)
         random_ldm = _uses_ldm(job.algorithm) and self._set_ldm(hparams)
         return {
             "dataset": job.dataset,
@@ -217,6 +219,15 @@ class StandIns:
                 f"{job.dataset} {job.algorithm}: the work of the diffusion model is not in these times and sizes. "
                 f"It is {work}."
             )
+
+    def _leave_out_invariant_guidance(self, job: Any, hparams: dict[str, Any]) -> None:
+        """Measure generation without the second U-Net, and note what it adds."""
+        steps, images = hparams["invariant_steps"], hparams["invariant_batch"] * job.domains
+        self._note(
+            f"{job.dataset} {job.algorithm}: invariant guidance is not in these times and sizes. It is {steps:,} steps "
+            f"of training a second U-Net on {images} images, and twice the evaluations in generation."
+        )
+        hparams["invariant_steps"] = 0
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

@@ -169,8 +169,10 @@ def test_fine_tuning_reads_the_in_splits_alone_and_changes_no_training(run, host
 def test_each_domains_model_is_fine_tuned_with_its_own_random_numbers_and_the_empty_prompt(run, monkeypatch):
     given = []
 
-    def spy(ldm, embedding, picture, pictures, *, identity, steps, rate, batch, name):
-        given.append((identity, pictures, steps, rate, batch))
+    def spy(ldm, embedding, domains, *, identity, steps, rate, batch, name):
+        (pictures,) = domains
+        given.append((identity, pictures.number, steps, rate, batch))
+        assert all(pictures.item(i)[1] == 0 for i in range(4))
         assert torch.equal(embedding, ldm.embed([""]))
         return ldm
 
@@ -188,7 +190,7 @@ def test_an_answer_at_the_threshold_is_not_sure(run):
 def test_a_picture_is_the_raw_image_of_the_domain(run):
     r = run()
     split = r.context.in_splits[1]
-    picture = domain_models.pictures_of(split, 16)(3)
+    picture, _ = domain_models.pictures_of(split, 16, with_labels=False).item(3)
     expected = torch.nn.functional.interpolate(r.dataset[2][split.keys[3]][0][None], (16, 16), mode="bilinear",
                                                antialias=True, align_corners=False)[0]  # fmt: skip
     torch.testing.assert_close((picture + 1) / 2, expected, rtol=0, atol=0.51 / 255)
@@ -214,7 +216,7 @@ def test_outside_the_training_run_a_fine_tuned_model_is_refused_and_the_frozen_o
 def test_too_little_memory_is_said_before_training(run, monkeypatch):
     monkeypatch.setattr(fine_tuning, "free_memory", lambda device: 2**20)
     run()
-    with pytest.raises(InputError, match=r"Fine-tuning a U-Net of [\d,]+ weights for 2 domains takes 0.0 GiB at least, "
+    with pytest.raises(InputError, match=r"Fine-tuning 2 U-Nets of [\d,]+ weights takes 0.0 GiB at least, "
                                          "and 0.0 GiB are free: set dsi_finetune_steps to 0, or"):  # fmt: skip
         run(**TUNED)
 

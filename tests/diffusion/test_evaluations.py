@@ -10,7 +10,8 @@ from domainbed_domainfusion.diffusion import evaluations
 from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.diffusion.evaluations import COUNT, FILE, EvaluationCount
-from domainbed_domainfusion.diffusion.fine_tuning import fine_tuned
+from domainbed_domainfusion.diffusion.fine_tuning import Pictures, fine_tuned
+from domainbed_domainfusion.diffusion.invariant_guidance import InvariantGuidance, invariantly_guided
 from domainbed_domainfusion.diffusion.projection import Projection
 from domainbed_domainfusion.diffusion.prompted import PromptedModel
 from domainbed_domainfusion.hosting.hparams import added_defaults
@@ -63,8 +64,7 @@ def tuning(model):
     fine_tuned(
         model.ldm,
         model.ldm.embed([""]),
-        lambda i: images(1)[0],
-        5,
+        [Pictures(5, lambda i: (images(1)[0], 0))],
         steps=2,
         rate=1e-4,
         batch=4,
@@ -74,7 +74,18 @@ def tuning(model):
     return 2 * 4
 
 
-@pytest.mark.parametrize("work", [candidates, distillation, projection, tuning])
+def invariant_guidance(model):
+    """Two U-Nets; in training two passes, because the variance needs the errors first."""
+    hparams = {**HPARAMS, "invariant_steps": 2, "invariant_batch": 3, "guidance_scale": 1.0}
+    domains = [Pictures(5, lambda i: (images(1)[0], 1)) for _ in range(2)]
+    CandidateSampler.of(guided := invariantly_guided(model, domains, hparams, (1,)), hparams).sample(
+        images(2), torch.tensor([0, 2]), [[1], [2]]
+    )
+    assert isinstance(guided.ldm._unet, InvariantGuidance)
+    return 2 * (2 * 2 * 3 * 2) + 2 * (2 * 2)
+
+
+@pytest.mark.parametrize("work", [candidates, distillation, projection, tuning, invariant_guidance])
 def test_each_latent_at_each_timestep_is_counted_once(model, seen, work):
     before = COUNT.number
     expected = work(model)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from domainbed_domainfusion.diffusion import fine_tuning
-from domainbed_domainfusion.diffusion.fine_tuning import check, fine_tuned, unet_weights
+from domainbed_domainfusion.diffusion.fine_tuning import Pictures, check, fine_tuned, unet_weights
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.source import resolve_source
 from domainbed_domainfusion.errors import InputError
@@ -26,7 +26,7 @@ def picture(i):
 
 def tune(ldm, **changes):
     settings = {"steps": STEPS, "rate": RATE, "batch": BATCH, "identity": (7, "test"), **changes}
-    return fine_tuned(ldm, ldm.embed(["a dog"]), picture, PICTURES, **settings)
+    return fine_tuned(ldm, ldm.embed(["a dog"]), [Pictures(PICTURES, lambda i: (picture(i), 0))], **settings)
 
 
 def weights(ldm):
@@ -79,11 +79,11 @@ def test_the_shared_model_stays_as_it_is(ldm):
 def test_memory_that_does_not_suffice_divides_the_batch_and_changes_nothing(ldm, monkeypatch):
     whole, add, sizes = weights(tune(ldm)), fine_tuning._add_gradient, []
 
-    def small(unet, weights, embedding, noised, t, noise, part):
-        sizes.append(part.stop - part.start)
+    def small(*arguments):
+        sizes.append(arguments[-1].stop - arguments[-1].start)
         if sizes[-1] > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        add(unet, weights, embedding, noised, t, noise, part)
+        add(*arguments)
 
     monkeypatch.setattr(fine_tuning, "_add_gradient", small)
     torch.testing.assert_close(weights(tune(ldm)), whole, rtol=0, atol=1e-8)
@@ -112,7 +112,8 @@ def test_it_learns(ldm):
         predicted = model.predict_noise(a.sqrt() * z + (1 - a).sqrt() * noise, t, model.embed([""]).expand(20, -1, -1))
         return (predicted - noise).square().mean().item()
 
-    tuned = fine_tuned(ldm, ldm.embed([""]), lambda i: picture(0), 1, steps=40, rate=3e-3, batch=8, identity=(1,))
+    one = [Pictures(1, lambda i: (picture(0), 0))]
+    tuned = fine_tuned(ldm, ldm.embed([""]), one, steps=40, rate=3e-3, batch=8, identity=(1,))
     with torch.no_grad():
         assert error(tuned) < 0.8 * error(ldm)
 
@@ -123,7 +124,7 @@ def test_memory_is_counted_from_the_headers(ldm, tiny_ldm, monkeypatch):
     assert unet_weights(path) == count
     monkeypatch.setattr(fine_tuning, "free_memory", lambda device: count * (16 + 3 * 2))
     check(path, 3, 2, torch.device("cpu"), "do less")
-    with pytest.raises(InputError, match=f"Fine-tuning a U-Net of {count:,} weights for 3 domains .* free: do less."):
+    with pytest.raises(InputError, match=f"Fine-tuning 3 U-Nets of {count:,} weights takes .* free: do less."):
         check(path, 3, 4, torch.device("cpu"), "do less")
     monkeypatch.setattr(fine_tuning, "free_memory", lambda device: None)
     check(path, 3, 4, torch.device("cpu"), "do less")

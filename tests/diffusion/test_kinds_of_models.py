@@ -17,7 +17,7 @@ from domainbed_domainfusion.diffusion.candidates import CandidateSampler
 from domainbed_domainfusion.diffusion.class_scores import NoiseErrors, staged_elimination
 from domainbed_domainfusion.diffusion.distillation import LatentDistillation
 from domainbed_domainfusion.diffusion.evaluations import COUNT
-from domainbed_domainfusion.diffusion.fine_tuning import fine_tuned
+from domainbed_domainfusion.diffusion.fine_tuning import Pictures, fine_tuned
 from domainbed_domainfusion.diffusion.mixed_prompt import MixedPromptLoss
 from domainbed_domainfusion.diffusion.model import LatentDiffusion
 from domainbed_domainfusion.diffusion.prompted import PromptedModel
@@ -225,9 +225,8 @@ def test_the_projection_is_ddpms(double):
 def test_fine_tuning_trains_v(double):
     """One step of AdamW on mean((v − v_φ)²), as diffusers' training scripts have it."""
     embedding = double.embed(["a dog"])
-    tuned = fine_tuned(
-        double, embedding, test_fine_tuning.picture, 6, steps=1, rate=1e-3, batch=2, identity=(7, "test")
-    )
+    domains = [Pictures(6, lambda i: (test_fine_tuning.picture(i), 0))]
+    tuned = fine_tuned(double, embedding, domains, steps=1, rate=1e-3, batch=2, identity=(7, "test"))
     unet, generator = double.trainable_unet(), generator_of(7, "test", 0)
     images = torch.stack([test_fine_tuning.picture(i) for i in torch.randint(6, (2,), generator=generator).tolist()])
     sampled, noise = (torch.randn(2, 4, 4, 4, generator=generator).double() for _ in range(2))

@@ -38,6 +38,19 @@ def test_what_is_missing_is_replaced_and_noted(monkeypatch):
     ]
 
 
+def test_invariant_guidance_is_left_out_and_said(monkeypatch):
+    """The calibration would train its second U-Net as long as the run does."""
+    monkeypatch.setattr(stand_ins, "ldm_is_available", lambda hparams: True)
+    args = {"dataset": "PACS", "algorithm": "DomainFusion", "test_envs": [0], "holdout_fraction": 0.2, "data_dir": "d"}
+    hparams = {**host.hparams_registry.default_hparams("DomainFusion", "PACS"), "backbone": "resnet50"}
+    job = counting.count(args, {**hparams, "invariant_steps": 10000}, BENCHMARKS["PACS"].images)
+    with ExitStack() as stack:
+        replaced = StandIns({"PACS": Data(BENCHMARKS["PACS"].images, False)}, stack)
+        assert replaced.spec(job, [job])["hparams"]["invariant_steps"] == 0 and job.hparams["invariant_steps"] == 10000
+    (note,) = replaced.notes
+    assert "It is 10,000 steps of training a second U-Net on 48 images, and twice the evaluations" in note
+
+
 @pytest.mark.parametrize(
     "name, changed, said",
     [
