@@ -136,6 +136,7 @@ class DomainFusion(host.algorithms.ERM):
     def load_diffusion(self, device: torch.device) -> None:
         """Load φ, and build generation, Latent Distillation and the generate-dataset on it.
 
+        With `invariant_steps` the second U-Net that guides generation is learned here.
         Raises InputError if the model cannot be used, or if the disk has no room for the run's generated images.
         """
         from ..diffusion.candidates import CandidateSampler  # here, because diffusers takes seconds to import
