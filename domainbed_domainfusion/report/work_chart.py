@@ -59,12 +59,15 @@ def work_chart(marks: Sequence[Mark], title: str, unit: Unit = EVALUATIONS, stan
     for mark, name_y in zip(marks, _name_heights(marks, axes)):
         x, y, style = axes.x(mark.work), axes.y(mark.accuracy), f"s{mark.style % 7}"
         low, high = axes.y(mark.accuracy - mark.error), axes.y(mark.accuracy + mark.error)
-        name_x = _name_left(mark, axes)
+        name_x, anchor, side = _name_left(mark, marks, axes), "start", 1
+        if name_x < x:
+            name_x, anchor, side = x - NAME_LEFT, "end", -1
         parts += [
             f'<path class="line {style}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>',
             f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>',
-            f'<path class="leader" d="M{x + 5:.1f} {y:.1f}L{name_x - 1:.1f} {name_y:.1f}"/>',
-            f'<text class="name {style}" x="{name_x:.1f}" y="{name_y + 4:.1f}">{escape(mark.name)}</text>',
+            f'<path class="leader" d="M{x + 5 * side:.1f} {y:.1f}L{name_x - side:.1f} {name_y:.1f}"/>',
+            f'<text class="name {style}" text-anchor="{anchor}" x="{name_x:.1f}" y="{name_y + 4:.1f}">'
+            f"{escape(mark.name)}</text>",
         ]
     return Markup("".join([*parts, "</svg>"]))
 
@@ -130,14 +133,24 @@ class _Axes:
         return parts
 
 
-def _name_left(mark: Mark, axes: _Axes) -> float:
-    """Where a name begins. In the crowded column it is farther from its mark, so that the lines between can be told."""
-    return axes.x(mark.work) + (NAME_LEFT if mark.work else 3 * NAME_LEFT)
+def _name_left(mark: Mark, marks: Sequence[Mark], axes: _Axes) -> float:
+    """Where a name begins: to the right of its mark, or to the left where only the right has another mark in the way.
+
+    In the crowded column it is farther from its mark, so that the lines between can be told.
+    """
+    if not mark.work:
+        return axes.x(0) + 3 * NAME_LEFT
+    x, width = axes.x(mark.work), LETTER * len(mark.name)
+    near = [other for other in marks if abs(axes.y(other.accuracy) - axes.y(mark.accuracy)) < LABEL_GAP]
+    beside = [axes.x(other.work) for other in near if other is not mark and other.work]
+    right_is_free = not any(x < other < x + NAME_LEFT + width for other in beside)
+    left_is_free = x - NAME_LEFT - width > axes.begin and not any(x - 2 * NAME_LEFT - width < o < x for o in beside)
+    return x - NAME_LEFT - width if left_is_free and not right_is_free else x + NAME_LEFT
 
 
 def _name_heights(marks: Sequence[Mark], axes: _Axes) -> list[float]:
     """The height of each name: near its mark's, with no name over another one and none below the axis."""
-    lefts = [_name_left(mark, axes) for mark in marks]
+    lefts = [_name_left(mark, marks, axes) for mark in marks]
     rights = [left + LETTER * len(mark.name) for left, mark in zip(lefts, marks)]
     heights = [axes.y(mark.accuracy) for mark in marks]
     order = sorted(range(len(marks)), key=lambda i: -marks[i].accuracy)

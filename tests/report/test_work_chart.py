@@ -19,12 +19,13 @@ from .made_up import write_sweep
 
 
 def drawn(svg):
-    """(circles as (x, y), names as (text, x, y)) of an SVG."""
+    """(circles as (x, y), names as (text, left, y), a letter being 6 pixels wide) of an SVG."""
     tree = ElementTree.fromstring(str(svg))
     parts = [(each.tag.rpartition("}")[2], each) for each in tree.iter()]
     circles = [(float(each.get("cx")), float(each.get("cy"))) for tag, each in parts if tag == "circle"]
     texts = [each for tag, each in parts if tag == "text" and "name" in each.get("class")]
-    return circles, [(each.text, float(each.get("x")), float(each.get("y"))) for each in texts]
+    widths = [6 * len(each.text) if each.get("text-anchor") == "end" else 0 for each in texts]
+    return circles, [(t.text, float(t.get("x")) - width, float(t.get("y"))) for t, width in zip(texts, widths)]
 
 
 @pytest.fixture
@@ -126,6 +127,16 @@ def test_a_long_name_without_work_ends_before_the_works_axis():
     marks = [Mark("family-classifiers: Hutchinson", 0, 0, 50.0, 0.0), Mark("CDGA", 1, 100, 49.9, 0.0)]
     (_, (x, _)), ((name, left, _), _) = drawn(work_chart(marks, "title"))
     assert left + 6.5 * len(name) < x
+
+
+def test_a_name_goes_to_the_left_where_another_mark_is_in_its_way():
+    marks = [Mark("family-invariant", 0, 96_000, 61.9, 0.0), Mark("tta", 1, 144_000, 61.8, 0.0)]
+    marks += [Mark("far", 2, 19_200, 50.0, 0.0)]
+    ((x, _), (beside, _), _), ((name, left, _), (_, other, _), (_, far, _)) = drawn(work_chart(marks, "title"))
+    assert left + 6 * len(name) < x < beside < other
+    crowded = [*marks, Mark("on the left", 3, 60_000, 61.9, 0.0)]
+    (_, _, _, (before, _)), ((_, left, _), *_) = drawn(work_chart(crowded, "title"))
+    assert before < x < left  # no side is free: as ever
 
 
 def test_one_mark_and_no_diffusion_model_can_be_drawn():
