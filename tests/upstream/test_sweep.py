@@ -96,7 +96,7 @@ def test_list_top_hparams_shows_ours(attached, sweep):
         "--test_env",
         2,
     ).stdout
-    assert "lambda2: 0.5" in printed and "backbone: mnist_cnn" in printed
+    assert "lambda3: 0.5" in printed and "backbone: mnist_cnn" in printed
 
 
 def test_incomplete_jobs_are_deleted_and_launched_again(attached, sweep, tmp_path):
