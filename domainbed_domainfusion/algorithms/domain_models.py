@@ -61,7 +61,7 @@ def guided_model(model: "PromptedModel", hparams: dict[str, Any]) -> "PromptedMo
 def pictures_of(split: context.InSplit, size: int, with_labels: bool) -> "Pictures":
     """The in-split's raw images (3, size, size) in [-1, 1], without the host's augmentation.
 
-    Their prompts have the numbers of their labels, or 0 `with_labels` False.
+    Their prompts are numbered by their labels; without `with_labels` all have the number 0.
     """
     from ..diffusion.fine_tuning import Pictures
 

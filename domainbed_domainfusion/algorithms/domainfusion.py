@@ -144,7 +144,9 @@ class DomainFusion(host.algorithms.ERM):
 
         devices = devices_of(self.hparams["generation_devices"], device) if self.uses_generated else []
         model = PromptedModel.load(self.hparams, self.class_names, device)
-        sampler = CandidateSampler.of(guided_model(model, self.hparams), self.hparams)
+        unused = {} if self.uses_generated else {"invariant_steps": 0}  # minutes for what would generate nothing
+        hparams = {**self.hparams, **unused}
+        sampler = CandidateSampler.of(guided_model(model, hparams), hparams)
         self.distillation = LatentDistillation.of(model, self.hparams)
         pool = DevicePool(sampler, devices, self.hparams, self.class_names) if devices else None
         cache = self._candidate_cache(sampler)

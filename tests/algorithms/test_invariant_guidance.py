@@ -39,6 +39,11 @@ def test_it_learns_on_the_in_splits_alone(run):
         assert environment.read <= set(r.in_splits[i].keys) and bool(environment.read) == (i != 1)
 
 
+def test_nothing_is_learned_for_a_run_that_generates_nothing(run, monkeypatch):
+    monkeypatch.setattr(invariant_guidance, "fine_tuned", lambda *_, **__: pytest.fail("trained"))
+    run(lambda3=0.0, ld_input="raw").update(1)
+
+
 def test_a_picture_is_the_raw_image_with_its_label(run):
     r = run()
     split = r.context.in_splits[1]
