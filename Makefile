@@ -75,6 +75,8 @@ benchmark-gpu: $(STAMP)
 	$(BENCHMARK) --suite ld --output benchmarks/results/cuda-ld-sd1.json
 	$(BENCHMARK) --suite ld --dtype bfloat16 --output benchmarks/results/cuda-ld-sd1-bfloat16.json
 	$(BENCHMARK) --suite candidates --output benchmarks/results/cuda-candidates-sd1.json
+	$(BENCHMARK) --suite candidates --dtype bfloat16 --output benchmarks/results/cuda-candidates-sd1-bfloat16.json
+	$(BENCHMARK) --suite candidates --dtype float32 --output benchmarks/results/cuda-candidates-sd1-float32.json
 	$(BENCHMARK) --suite candidates --compile --output benchmarks/results/cuda-candidates-sd1-compiled.json
 	$(BENCHMARK) --suite candidates --compile cuda_graphs --output benchmarks/results/cuda-candidates-sd1-graphs.json
 	$(BENCHMARK) --suite step --repeats 3 --output benchmarks/results/cuda-step-sd1.json

@@ -20,7 +20,6 @@ class Images(host.datasets.MultipleDomainDataset):
 
     ENVIRONMENTS = list(DOMAINS)
     N_WORKERS = 0
-    N_STEPS = 10**6
 
     def __init__(self, model: Model, per_domain: int) -> None:
         super().__init__()

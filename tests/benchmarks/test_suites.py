@@ -26,7 +26,7 @@ RATIOS = {
         "R2_full_reverse",
         "R2_sds_reverse",
     ],
-    "candidates": ["R3", "R3_same_batch", "R4", "R4_guidance_interval"],
+    "candidates": ["R3", "R3_same_batch", "R4", "R4_guidance_interval", "R3_encoding"],
     "step": ["R5", "step_vs_ERM"],
     "levers": [
         "R8_reuse_interval",
