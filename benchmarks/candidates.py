@@ -18,7 +18,7 @@ from .timing import Spread, interleaved, paired_ratio
 SHIPPED, PER_IMAGE, DEFAULTS = "ours as shipped", "pipeline, a call per image", "pipeline at its defaults"
 ONE_BATCH = "pipeline, one call for the batch"
 INTERVAL = "ours, guidance in the first half"
-ENCODING = "encoding the sources"  # a part of ours, which a round would save if it began at the latents of the last one
+ENCODING = "ours, encoding the sources alone"  # a round would save it if it began at the latents of the last one
 OTHER_SOLVERS = {"ours, PNDM": "pndm", "ours, DPM-Solver++ 2M": "dpmsolver++"}
 CALLS = {"tiny": 3, "pocket": 12, "sd1": 3}  # images of the pipeline's one-per-call methods in each round
 PEAK = 790e12  # FLOP/s, dense bfloat16 of an H200
@@ -56,17 +56,14 @@ def run(model: Model, device: str, dtype: str, repeats: int, compiled: str | Non
             "repeats": repeats,
         },
     )
-    ldm, images = model.load(device, dtype)[0], model.images(_sources(model, device))[0]
-    timed: dict[str, Callable[[], Any]] = {name: method.run for name, method in methods.items()}
-    timed[ENCODING] = partial(torch.no_grad()(ldm.encode), images)
-    results.seconds = interleaved(timed, repeats, device, "candidates")
+    results.seconds = interleaved({name: method.run for name, method in methods.items()}, repeats, device, "candidates")
     per_image = {name: [taken / methods[name].count for taken in results.seconds[name]] for name in methods}
     results.tables = [_rates(per_image, methods)]
     results.ratios["R3"] = paired_ratio(per_image[PER_IMAGE], per_image[SHIPPED])
     results.ratios["R3_same_batch"] = paired_ratio(per_image[ONE_BATCH], per_image[SHIPPED])
     results.ratios["R4"] = paired_ratio(per_image[DEFAULTS], per_image[SHIPPED])
     results.ratios["R4_guidance_interval"] = paired_ratio(per_image[DEFAULTS], per_image[INTERVAL])
-    results.ratios["R3_encoding"] = paired_ratio(results.seconds[ENCODING], results.seconds[SHIPPED])
+    results.ratios["R3_encoding"] = paired_ratio(per_image[ENCODING], per_image[SHIPPED])
     if on_gpu:
         results.ratios["R6"] = Spread.of([flop / (PEAK * taken) for taken in results.seconds[SHIPPED]])
         results.notes.append(
@@ -75,17 +72,12 @@ def run(model: Model, device: str, dtype: str, repeats: int, compiled: str | Non
     return results
 
 
-def _sources(model: Model, device: str) -> int:
-    """Source images of a batch: as many as a run's, but few on a CPU where the model is large."""
-    few = {"tiny": 2, "sd1": 1}.get(model.name) if device == "cpu" else None
-    return few or model.hparams()["generation_batch"]
-
-
 def _methods(model: Model, device: str, dtype: str) -> dict[str, Method]:
     ldm, prompts = model.load(device, dtype)
     hparams = model.hparams()
     per_source = hparams["candidates"]
-    sources = _sources(model, device)
+    sources = {"tiny": 2, "sd1": 1}.get(model.name) if device == "cpu" else None
+    sources = sources or hparams["generation_batch"]
     images, labels = model.images(sources)
     seeds = torch.arange(sources * per_source).view(sources, per_source).tolist()
 
@@ -127,6 +119,7 @@ def _methods(model: Model, device: str, dtype: str) -> dict[str, Method]:
         ONE_BATCH: theirs(matched, matched, calls, **options),
         DEFAULTS: theirs(own, own.one_at_a_time, few),
         INTERVAL: ours(guidance_interval=0.5),
+        ENCODING: Method(partial(torch.no_grad()(ldm.encode), images), sources * per_source, evaluations=0, guided=0),
         **{name: ours(scheduler=solver) for name, solver in OTHER_SOLVERS.items()},
     }
     if not methods[SHIPPED].evaluations == methods[PER_IMAGE].evaluations == methods[ONE_BATCH].evaluations:

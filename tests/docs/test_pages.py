@@ -213,8 +213,8 @@ def test_the_ratios_are_those_of_the_results():
     assert f"in two processes of one thread is {speed_up:.2f} times as fast as in one" in text
     assert devices["notes"] == ["The images of both are equal, bit for bit."]
     step = (ROOT / "benchmarks" / "results" / "cpu-step-pocket.md").read_text()
-    assert "Of the step's seconds 54 % are generation," in text
-    assert "54 % are generation, 0 % Latent Distillation" in step
+    (share,) = re.findall(r"(\d+ %) are generation, 0 % Latent Distillation", step)
+    assert f"Of the step's seconds {share} are generation," in text
 
 
 def test_the_levers_are_those_of_the_results():
