@@ -38,7 +38,8 @@ class EvaluationCount:
         """A run begins, and its number is kept in this folder; with None nowhere."""
         if self._folder is None and job_folder is not None:
             atexit.register(self.save)
-        self._folder, self._saved_at = job_folder, time.monotonic()
+        self._folder = None if job_folder is None else job_folder.absolute()
+        self._saved_at = time.monotonic()
         self.number = self._saved = (job_folder and read(job_folder)) or 0
 
     def save(self) -> None:

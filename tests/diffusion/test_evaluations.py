@@ -1,6 +1,7 @@
 """The evaluations of the U-Net that are counted: those that the U-Net sees, image by image; and the job's file."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,6 +123,18 @@ def test_it_is_written_from_time_to_time(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluations, "SECONDS", -1)
     count.add(2)
     assert evaluations.read(tmp_path) == 3
+
+
+def test_a_program_that_changes_its_folder_later_writes_where_the_job_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    count = EvaluationCount()
+    count.keep_in(Path("job"))
+    count.add(4)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    count.save()
+    assert evaluations.read(tmp_path / "job") == 4
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"other": 1}', '{"unet_evaluations": null}'])
