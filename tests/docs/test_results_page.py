@@ -58,3 +58,17 @@ def test_the_papers_effects_are_the_papers_and_ours_stand_in_the_table_above():
         if table != "–":
             assert float(paper) == pytest.approx(averages.pop(name) - full), name
     assert not averages
+
+
+def test_what_latent_distillation_does_on_pacs_is_that_of_the_last_rows():
+    text = " ".join(PAGE.read_text().split())
+    last = {
+        arm: [job.rows[-1] for job in read_sweep(ROOT / "results" / "pacs128" / f"pacs128-{arm}.jsonl").jobs]
+        for arm in ("paper", "ld-guidance")
+    }
+    (inert,) = {f"{row['ld_gradient_ratio']:.2f}" for row in last["paper"]}
+    assert f"of `pacs128-paper.jsonl` its gradient is {inert} of cross-entropy's" in text
+    shares = sorted(100 * row["ld_share_negative"] for row in last["ld-guidance"])
+    assert f"{shares[0]:.0f} to {shares[-1]:.0f} % of the images have a < 0" in text
+    ratios = sorted(row["ld_gradient_ratio"] for row in last["ld-guidance"])
+    assert f"Its gradient is {ratios[0]:.1f} to {ratios[-1]:.1f} of cross-entropy's. On DigitStyles" in text
